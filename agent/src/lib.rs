@@ -1,0 +1,1 @@
+//! The agent: follows one source over PSYNC and writes its archive.

@@ -1,0 +1,1 @@
+//! Benches of redwind beside its peers.

@@ -1,0 +1,1 @@
+//! A client connection to a Redis-like server: URL, TLS, authentication, replies.

@@ -1,0 +1,1 @@
+//! redwind.v1: the agent's gRPC interface.

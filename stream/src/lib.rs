@@ -1,0 +1,1 @@
+//! The replication stream as bytes: boundary scanner, records, RDB framing, relative expiries.

@@ -1,0 +1,1 @@
+//! Tests of redwind on real servers.

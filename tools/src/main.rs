@@ -1,0 +1,2 @@
+//! redwind: the command line.
+fn main() {}
