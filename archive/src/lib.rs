@@ -1,1 +1,18 @@
 //! The archive: its format, its object store, what is in it, and how to plan a restore.
+//!
+//! Both the writer (the agent) and the readers (restore, list, verify) use this crate, so that each
+//! promise of the format is made and checked in one place. It knows no sockets and no gRPC.
+//!
+//! From the inside out: [`position`] and [`time`] say where and when; [`document`], [`documents`],
+//! [`segment`] and [`chunk`] are the objects; [`layout`] names them; [`store`] keeps them;
+//! [`catalog`] knows what there is; [`plan`] finds the way to a target.
+
+pub mod chunk;
+pub mod document;
+pub mod documents;
+pub mod layout;
+pub mod position;
+pub mod segment;
+pub mod store;
+pub mod time;
+mod wire;

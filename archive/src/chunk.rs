@@ -1,0 +1,216 @@
+//! Chunks: the pieces of a snapshot's RDB, each an object that can be checked by itself.
+//!
+//! ```text
+//! head (64 bytes) | payload: one zstd frame | CRC-32 of all before it
+//! ```
+//!
+//! The RDB is compressed as it passes, so that a chunk takes the memory of its stored form only.
+//! `docs/format.md` draws every byte.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use ulid::Ulid;
+
+use crate::documents::ChunkEntry;
+use crate::wire::Fields;
+
+const MAGIC: [u8; 8] = *b"RWCHKv1\n";
+const HEAD_BYTES: usize = 64;
+const CHECKSUM_BYTES: usize = 4;
+
+/// Most bytes of RDB in one chunk: what a reader needs to hold at once.
+pub const CHUNK_RAW_BYTES_MAX: u64 = 64 << 20;
+
+/// Which chunk this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkId {
+    /// The archive that it belongs to.
+    pub archive: Ulid,
+    /// The snapshot that it is a piece of.
+    pub snapshot: Ulid,
+    /// Its place in the snapshot, from 0.
+    pub number: u32,
+}
+
+impl ChunkId {
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { archive: fields.ulid()?, snapshot: fields.ulid()?, number: fields.u32()? })
+    }
+}
+
+/// Why bytes are not the chunk that they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ChunkError {
+    /// It begins with something else.
+    #[error("damaged: not a chunk of a snapshot")]
+    NotAChunk,
+    /// Written by a later release.
+    #[error("a chunk of a later format version; use a newer redwind")]
+    Newer,
+    /// Too short, or too long.
+    #[error("damaged: {actual} bytes long, should be {expected}")]
+    Length {
+        /// Length in the manifest.
+        expected: u64,
+        /// Length found.
+        actual: u64,
+    },
+    /// Its checksum is wrong, or another than the manifest's.
+    #[error("damaged: CRC-32 {actual:08x}, should be {expected:08x}")]
+    Checksum {
+        /// As the manifest says.
+        expected: u32,
+        /// Of the bytes found.
+        actual: u32,
+    },
+    /// A sound chunk, but another than its name says.
+    #[error("misplaced: it is chunk {} of snapshot {} of archive {}", .0.number, .0.snapshot, .0.archive)]
+    Misplaced(ChunkId),
+    /// The payload does not decompress to what the head promises.
+    #[error("damaged: its payload cannot be decompressed")]
+    Payload,
+}
+
+/// A chunk in the making: RDB bytes go in, an object comes out.
+pub struct ChunkEncoder {
+    zstd: zstd::stream::write::Encoder<'static, Vec<u8>>,
+    raw: u64,
+}
+
+impl ChunkEncoder {
+    /// Begins a chunk. `level` is the zstd level.
+    ///
+    /// # Errors
+    /// When zstd has no memory.
+    pub fn begin(id: ChunkId, level: i32) -> io::Result<Self> {
+        let mut object = Vec::with_capacity(1 << 20);
+        object.extend(MAGIC);
+        object.extend(id.archive.to_bytes());
+        object.extend(id.snapshot.to_bytes());
+        object.extend(id.number.to_le_bytes());
+        object.resize(HEAD_BYTES, 0);
+        Ok(Self { zstd: zstd::stream::write::Encoder::new(object, level)?, raw: 0 })
+    }
+
+    /// Appends bytes of the RDB.
+    ///
+    /// # Errors
+    /// When zstd fails.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.raw += bytes.len() as u64;
+        self.zstd.write_all(bytes)
+    }
+
+    /// Bytes of RDB appended so far.
+    #[must_use]
+    pub fn raw_bytes(&self) -> u64 {
+        self.raw
+    }
+
+    /// Completes the object.
+    ///
+    /// # Errors
+    /// When zstd fails.
+    pub fn finish(self) -> io::Result<(Bytes, ChunkEntry)> {
+        let mut object = self.zstd.finish()?;
+        object[RAW_BYTES_AT..RAW_BYTES_AT + 8].copy_from_slice(&self.raw.to_le_bytes());
+        let crc32 = crc32fast::hash(&object);
+        object.extend(crc32.to_le_bytes());
+        let entry = ChunkEntry { stored: object.len() as u64, raw: self.raw, crc32 };
+        Ok((Bytes::from(object), entry))
+    }
+}
+
+/// Where the count of RDB bytes stands in the head; zeroes follow up to the payload.
+const RAW_BYTES_AT: usize = 48;
+
+/// Checks a chunk against its name and its manifest, and gives the RDB bytes in it.
+///
+/// # Errors
+/// [`ChunkError`] says what is wrong with it.
+pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>, ChunkError> {
+    let found = check(object)?;
+    if found != id {
+        return Err(ChunkError::Misplaced(found));
+    }
+    let length = ChunkError::Length { expected: entry.stored, actual: object.len() as u64 };
+    if object.len() as u64 != entry.stored || entry.raw > CHUNK_RAW_BYTES_MAX {
+        return Err(length);
+    }
+    let (content, _) = object.split_at(object.len() - CHECKSUM_BYTES);
+    let actual = crc32fast::hash(content);
+    if actual != entry.crc32 {
+        return Err(ChunkError::Checksum { expected: entry.crc32, actual });
+    }
+    let raw = usize::try_from(entry.raw).map_err(|_| ChunkError::Payload)?;
+    let bytes = zstd::bulk::decompress(&content[HEAD_BYTES..], raw).map_err(|_| ChunkError::Payload)?;
+    if bytes.len() == raw { Ok(bytes) } else { Err(ChunkError::Payload) }
+}
+
+/// Checks a chunk by itself, without its manifest: its form and its checksum. Tells which it is.
+///
+/// # Errors
+/// [`ChunkError`] says what is wrong with it.
+pub fn check(object: &[u8]) -> Result<ChunkId, ChunkError> {
+    let (content, checksum) = object.split_last_chunk::<CHECKSUM_BYTES>().ok_or(ChunkError::NotAChunk)?;
+    let mut fields = Fields(content.get(..HEAD_BYTES).ok_or(ChunkError::NotAChunk)?);
+    match fields.array::<8>() {
+        Some(MAGIC) => {}
+        Some(magic) if magic.starts_with(b"RWCHKv") => return Err(ChunkError::Newer),
+        _ => return Err(ChunkError::NotAChunk),
+    }
+    let (expected, actual) = (u32::from_le_bytes(*checksum), crc32fast::hash(content));
+    if expected != actual {
+        return Err(ChunkError::Checksum { expected, actual });
+    }
+    ChunkId::decode(&mut fields).ok_or(ChunkError::NotAChunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: ChunkId = ChunkId { archive: Ulid(1), snapshot: Ulid(2), number: 3 };
+
+    fn chunk() -> (Bytes, ChunkEntry) {
+        let mut encoder = ChunkEncoder::begin(ID, 1).unwrap();
+        encoder.push(b"REDIS0011").unwrap();
+        encoder.push(&[7; 5000]).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_chunk_gives_its_bytes_back() {
+        let (object, entry) = chunk();
+        let rdb = decode(&object, ID, &entry).unwrap();
+        assert_eq!((rdb.len(), &rdb[..9]), (5009, &b"REDIS0011"[..]));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let (object, entry) = chunk();
+        for bit in 0..object.len() * 8 {
+            let mut bad = object.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&Bytes::from(bad), ID, &entry).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_and_any_garbage_at_the_end_is_noticed() {
+        let (object, entry) = chunk();
+        for length in 0..object.len() {
+            assert!(decode(&object.slice(..length), ID, &entry).is_err(), "cut to {length}");
+        }
+        let longer = [&object[..], b"x"].concat();
+        assert!(decode(&Bytes::from(longer), ID, &entry).is_err());
+    }
+
+    #[test]
+    fn a_sibling_is_told_from_the_chunk_itself() {
+        let (object, entry) = chunk();
+        let sibling = ChunkId { number: 4, ..ID };
+        assert!(matches!(decode(&object, sibling, &entry), Err(ChunkError::Misplaced(found)) if found == ID));
+    }
+}

@@ -1,0 +1,400 @@
+//! The archive's store: an object store, seen through the archive's names and its one way of writing.
+//!
+//! Objects are created with put-if-absent and never changed. What a put's failure means is settled
+//! here, once: whether the object stands in the store is read back from it, never guessed.
+
+mod error;
+mod url;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use ulid::Ulid;
+
+use crate::document::{self, DOCUMENT_BYTES_MAX, Document};
+use crate::layout::{self, Folder, ObjectName, PageName, SegmentName, SourceName};
+
+pub use error::{Advice, Operation, StoreError};
+pub use url::{StoreUrl, StoreUrlError};
+
+/// A store that holds archives, each in the folder of its source.
+#[derive(Clone, Debug)]
+pub struct Store {
+    client: Arc<dyn ObjectStore>,
+    root: Path,
+    url: String,
+}
+
+impl Store {
+    /// Opens the store for reading archives. Makes no request to a bucket; a file store must exist.
+    ///
+    /// # Errors
+    /// When the settings in the environment are wrong, or a file store's folder is absent.
+    pub fn open(url: &StoreUrl) -> Result<Self, StoreError> {
+        Self::from_url(url, false)
+    }
+
+    /// Opens the store for writing: makes a file store's folder when it is absent.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), or when the folder cannot be made.
+    pub fn create(url: &StoreUrl) -> Result<Self, StoreError> {
+        Self::from_url(url, true)
+    }
+
+    fn from_url(url: &StoreUrl, create: bool) -> Result<Self, StoreError> {
+        let (client, root) =
+            url.client(create).map_err(|source| StoreError::new(Operation::Open, url.to_string(), source))?;
+        Ok(Self { client, root, url: url.to_string() })
+    }
+
+    /// A store over any client; `url` is what messages call it.
+    #[must_use]
+    pub fn over(client: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { client, root: Path::default(), url: url.to_owned() }
+    }
+
+    /// The sources that have a folder in the store, sorted.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn sources(&self) -> Result<Vec<SourceName>, StoreError> {
+        let listing = measured(Operation::List, self.client.list_with_delimiter(Some(&self.root)))
+            .await
+            .map_err(|source| StoreError::new(Operation::List, self.url.clone(), source))?;
+        let names = listing.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
+        let mut names: Vec<SourceName> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The archive of a source.
+    #[must_use]
+    pub fn source(&self, name: &SourceName) -> SourceStore {
+        SourceStore {
+            client: Arc::clone(&self.client),
+            root: self.root.clone().join(name.to_string()),
+            url: format!("{}/{name}", self.url),
+            name: name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+/// What came of putting an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// The object stands in the store with these bytes: put now, or by an earlier try of ours.
+    Stored,
+    /// Another object has the name: these are its bytes.
+    Taken(Bytes),
+}
+
+/// The store of one source's archive.
+#[derive(Clone, Debug)]
+pub struct SourceStore {
+    client: Arc<dyn ObjectStore>,
+    root: Path,
+    url: String,
+    name: SourceName,
+}
+
+impl fmt::Display for SourceStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+impl SourceStore {
+    /// The source whose archive this is.
+    #[must_use]
+    pub fn name(&self) -> &SourceName {
+        &self.name
+    }
+
+    /// Puts an object if its name is free.
+    ///
+    /// A store may answer that the name is taken when it was our own try that took it (a put that
+    /// was stored and then answered with an error is tried again by the client), and a time-out
+    /// leaves the outcome open. Both are settled by reading the object back.
+    ///
+    /// # Errors
+    /// When the object is not known to stand in the store; [`StoreError::advice`] tells whether trying
+    /// again may help.
+    pub async fn put_new(&self, name: &ObjectName, bytes: Bytes) -> Result<Put, StoreError> {
+        let path = self.path(&name.to_string());
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let length = bytes.len() as u64;
+        let put = self.client.put_opts(&path, PutPayload::from(bytes.clone()), options);
+        let Err(failed) = measured(Operation::Put, put).await else {
+            metrics::counter!("redwind_store_written_bytes_total").increment(length);
+            return Ok(Put::Stored);
+        };
+        let failed = self.error(Operation::Put, &path, failed);
+        if failed.advice() == Advice::Refused {
+            return Err(failed);
+        }
+        match self.get(name).await {
+            Ok(found) if found == bytes => Ok(Put::Stored),
+            Ok(found) => Ok(Put::Taken(found)),
+            Err(_) => Err(failed),
+        }
+    }
+
+    /// Puts a document if its name is free.
+    ///
+    /// # Errors
+    /// As [`put_new`](Self::put_new).
+    pub async fn put_document<D: Document>(&self, name: &ObjectName, document: &D) -> Result<Put, StoreError> {
+        self.put_new(name, document::encode(document)).await
+    }
+
+    /// An object's bytes.
+    ///
+    /// # Errors
+    /// When it is absent or the store cannot be read.
+    pub async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        let path = self.path(&name.to_string());
+        let get = async { self.client.get(&path).await?.bytes().await };
+        let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
+        metrics::counter!("redwind_store_read_bytes_total").increment(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    /// The last `count` bytes of an object of `length` bytes.
+    ///
+    /// # Errors
+    /// When it is absent, shorter, or the store cannot be read.
+    pub async fn get_tail(&self, name: &ObjectName, length: u64, count: u64) -> Result<Bytes, StoreError> {
+        let path = self.path(&name.to_string());
+        let range = length.saturating_sub(count)..length;
+        measured(Operation::Get, self.client.get_range(&path, range))
+            .await
+            .map_err(|source| self.error(Operation::Get, &path, source))
+    }
+
+    /// A document, checked.
+    ///
+    /// # Errors
+    /// When it is absent, damaged, or the store cannot be read.
+    pub async fn get_document<D: Document>(&self, name: &ObjectName) -> Result<D, StoreError> {
+        let path = self.path(&name.to_string());
+        let get = async {
+            let found = self.client.get(&path).await?;
+            let fits = found.meta.size <= DOCUMENT_BYTES_MAX;
+            Ok(if fits { Some(found.bytes().await?) } else { None })
+        };
+        let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
+        document::decode(bytes.as_deref().unwrap_or_default())
+            .map_err(|source| StoreError::Damaged { object: self.url_of(&path), source: Box::new(source) })
+    }
+
+    /// A document, or `None` when there is no such object.
+    ///
+    /// # Errors
+    /// When it is damaged, or the store cannot be read.
+    pub async fn find_document<D: Document>(&self, name: &ObjectName) -> Result<Option<D>, StoreError> {
+        match self.get_document(name).await {
+            Ok(document) => Ok(Some(document)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an object exists.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn exists(&self, name: &ObjectName) -> Result<bool, StoreError> {
+        let path = self.path(&name.to_string());
+        match measured(Operation::Head, self.client.head(&path)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(self.error(Operation::Head, &path, source)),
+        }
+    }
+
+    /// Deletes an object; one that is absent already is no error.
+    ///
+    /// # Errors
+    /// When the store refuses or cannot be reached.
+    pub async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        let path = self.path(&name.to_string());
+        match measured(Operation::Delete, self.client.delete(&path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.error(Operation::Delete, &path, source)),
+        }
+    }
+
+    /// The objects of a folder with their lengths, in no order; objects that are not ours are left
+    /// out. A folder of folders lists none.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn list(&self, folder: &Folder) -> Result<Vec<(ObjectName, u64)>, StoreError> {
+        let listing = self.list_folder(folder).await?;
+        let ours = |meta: &ObjectMeta| Some((self.name_of(&meta.location)?, meta.size));
+        Ok(listing.objects.iter().filter_map(ours).collect())
+    }
+
+    /// Every page of the log, in the order in which they were begun.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn pages(&self) -> Result<Vec<PageName>, StoreError> {
+        let listing = self.list_folder(&Folder::Pages).await?;
+        let mut pages: Vec<PageName> = listing.common_prefixes.iter().filter_map(layout::page_of).collect();
+        pages.sort_by_key(|page| (page.term, page.number));
+        Ok(pages)
+    }
+
+    /// The segments of a page with their lengths, in the order of the stream.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn segments(&self, page: &PageName) -> Result<Vec<(SegmentName, u64)>, StoreError> {
+        let listed = self.list(&Folder::Page(page.clone())).await?;
+        let segment = |(name, length)| match name {
+            ObjectName::Segment(_, segment) => Some((segment, length)),
+            _ => None,
+        };
+        let mut segments: Vec<(SegmentName, u64)> = listed.into_iter().filter_map(segment).collect();
+        segments.sort_by_key(|(segment, _)| (segment.start, segment.end, segment.time));
+        Ok(segments)
+    }
+
+    /// The snapshots of which there are chunks, whether complete or not.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn chunk_folders(&self) -> Result<Vec<Ulid>, StoreError> {
+        let listing = self.list_folder(&Folder::ChunkFolders).await?;
+        let id = |path: &Path| Ulid::from_string(path.filename()?).ok();
+        Ok(listing.common_prefixes.iter().filter_map(id).collect())
+    }
+
+    /// Every object below the source's folder with its length, in no order: `Err` of the text of a name that
+    /// is not ours.
+    pub fn everything(&self) -> impl Stream<Item = Result<(Result<ObjectName, String>, u64), StoreError>> + Send + '_ {
+        let ours = |meta: ObjectMeta| {
+            let name = self.name_of(&meta.location).ok_or_else(|| meta.location.to_string());
+            (name, meta.size)
+        };
+        self.client
+            .list(Some(&self.root))
+            .map_ok(ours)
+            .map_err(|source| self.error(Operation::List, &self.root, source))
+            .boxed()
+    }
+
+    async fn list_folder(&self, folder: &Folder) -> Result<object_store::ListResult, StoreError> {
+        let path = self.path(&folder.to_string());
+        match measured(Operation::List, self.client.list_with_delimiter(Some(&path))).await {
+            Ok(listing) => Ok(listing),
+            // A folder of a file store that is not there is an empty one.
+            Err(object_store::Error::NotFound { .. }) => Ok(object_store::ListResult {
+                common_prefixes: Vec::new(),
+                objects: Vec::new(),
+                extensions: Default::default(),
+            }),
+            Err(source) => Err(self.error(Operation::List, &path, source)),
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    fn name_of(&self, path: &Path) -> Option<ObjectName> {
+        let parts: Vec<_> = path.prefix_match(&self.root)?.collect();
+        let text = parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/");
+        ObjectName::parse(&text)
+    }
+
+    /// How messages call an object.
+    #[must_use]
+    pub fn describe(&self, name: &ObjectName) -> String {
+        format!("{}/{name}", self.url)
+    }
+
+    fn url_of(&self, path: &Path) -> String {
+        let name =
+            path.prefix_match(&self.root).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>());
+        format!("{}/{}", self.url, name.unwrap_or_default().join("/"))
+    }
+
+    fn error(&self, operation: Operation, path: &Path, source: object_store::Error) -> StoreError {
+        StoreError::new(operation, self.url_of(path), source)
+    }
+}
+
+/// Runs one request and counts it.
+async fn measured<T>(
+    operation: Operation,
+    request: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    let began = Instant::now();
+    let result = request.await;
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(object_store::Error::NotFound { .. }) => "absent",
+        Err(object_store::Error::AlreadyExists { .. }) => "taken",
+        Err(_) => "failed",
+    };
+    metrics::counter!("redwind_store_requests_total", "operation" => operation.as_str(), "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("redwind_store_request_seconds", "operation" => operation.as_str()).record(began.elapsed());
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Term;
+    use object_store::memory::InMemory;
+
+    fn source(store: &Store) -> SourceStore {
+        store.source(&"default".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_first_put_wins_and_the_second_is_shown_what_won() {
+        let store = source(&Store::over(Arc::new(InMemory::new()), "memory://"));
+        let name = ObjectName::Term(Term(1));
+        assert_eq!(store.put_new(&name, Bytes::from("mine")).await.unwrap(), Put::Stored);
+        assert_eq!(store.put_new(&name, Bytes::from("mine")).await.unwrap(), Put::Stored);
+        assert_eq!(store.put_new(&name, Bytes::from("theirs")).await.unwrap(), Put::Taken(Bytes::from("mine")));
+        assert!(store.exists(&name).await.unwrap());
+        assert_eq!(store.list(&Folder::Terms).await.unwrap(), [(name.clone(), 4)]);
+        store.delete(&name).await.unwrap();
+        store.delete(&name).await.unwrap();
+        assert!(store.get(&name).await.unwrap_err().is_absent());
+    }
+
+    #[tokio::test]
+    async fn an_empty_folder_lists_nothing_also_on_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let url: StoreUrl = format!("file://{}", folder.path().join("new").display()).parse().unwrap();
+        assert!(Store::open(&url).is_err());
+        let store = Store::create(&url).unwrap();
+        assert!(store.sources().await.unwrap().is_empty());
+        let source = source(&store);
+        assert!(source.pages().await.unwrap().is_empty());
+        assert!(source.list(&Folder::Terms).await.unwrap().is_empty());
+        let name = ObjectName::History(crate::position::HistoryId(Ulid(9)));
+        source.put_new(&name, Bytes::from("x")).await.unwrap();
+        assert_eq!(store.sources().await.unwrap().len(), 1);
+        assert_eq!(source.everything().try_collect::<Vec<_>>().await.unwrap(), [(Ok(name), 1)]);
+    }
+}

@@ -1,0 +1,109 @@
+//! What can go wrong with the store, by what the caller must do.
+
+use crate::document::DocumentError;
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Setting up the client.
+    Open,
+    /// Creating an object.
+    Put,
+    /// Reading an object or a part of one.
+    Get,
+    /// Asking whether an object exists.
+    Head,
+    /// Listing.
+    List,
+    /// Deleting.
+    Delete,
+}
+
+impl Operation {
+    /// The operation as a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// What a failed request calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Try again later: the store did not answer, or not well.
+    Retry,
+    /// Do not try again unchanged: the store refuses, or cannot do this.
+    Refused,
+    /// The object is not there.
+    Absent,
+    /// The object is there, and damaged.
+    Damaged,
+}
+
+/// A request that failed, or an object that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A request failed.
+    #[error("cannot {} {object}", .operation.as_str())]
+    Request {
+        /// What was asked.
+        operation: Operation,
+        /// Of which object or folder.
+        object: String,
+        /// What the client says.
+        source: object_store::Error,
+    },
+    /// An object was read and is damaged.
+    #[error("{object} cannot be used")]
+    Damaged {
+        /// Which object.
+        object: String,
+        /// What is wrong with it.
+        source: Box<DocumentError>,
+    },
+}
+
+impl StoreError {
+    pub(super) fn new(operation: Operation, object: String, source: object_store::Error) -> Self {
+        Self::Request { operation, object, source }
+    }
+
+    /// What the error calls for.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        use object_store::Error;
+        let Self::Request { operation, source, .. } = self else {
+            return Advice::Damaged;
+        };
+        match source {
+            Error::NotFound { .. } => Advice::Absent,
+            Error::PermissionDenied { .. }
+            | Error::Unauthenticated { .. }
+            | Error::NotSupported { .. }
+            | Error::NotImplemented { .. }
+            | Error::InvalidPath { .. }
+            | Error::UnknownConfigurationKey { .. } => Advice::Refused,
+            _ if *operation == Operation::Open => Advice::Refused,
+            _ => Advice::Retry,
+        }
+    }
+
+    /// Whether the object is not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.advice() == Advice::Absent
+    }
+
+    /// Whether an object was found damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.advice() == Advice::Damaged
+    }
+}
