@@ -1,0 +1,1 @@
+//! What a running agent shows of itself: gRPC, metrics, health.

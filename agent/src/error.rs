@@ -1,0 +1,1 @@
+//! How an agent ends other than by being told to.

@@ -1,0 +1,1 @@
+//! The spool and its way to the store.
