@@ -1,1 +1,25 @@
-//! Tests of redwind on real servers.
+//! Tests of redwind on real servers: the harness.
+//!
+//! The harness starts real servers ([`server`]), drives a workload on them ([`workload`]), describes
+//! what they hold without any of redwind's own code ([`oracle`]), and stands where faults come from:
+//! a network between two peers ([`proxy`]), a primary that misbehaves ([`fake_primary`]), an object
+//! store that does ([`faulty_store`]). The stories told with it are the modules of `tests/it`.
+//!
+//! Everything but the object store is blocking: a story reads from top to bottom, and none of it
+//! shares a runtime with the code under test.
+
+pub mod dataset;
+pub mod fake_primary;
+pub mod faulty_store;
+pub mod graph;
+pub mod mark;
+pub mod objects;
+pub mod oracle;
+pub mod poll;
+pub mod process;
+pub mod proxy;
+pub mod redwind;
+pub mod rewrite;
+pub mod server;
+pub mod servers;
+pub mod workload;

@@ -1,0 +1,3 @@
+//! Stories told on real servers, one module each.
+
+mod harness;
