@@ -1,0 +1,211 @@
+//! From an archive to a loaded server, beside the same files copied and the same data replicated natively.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::agent::{Agent, Store, directory_bytes};
+use crate::fake_primary::FakePrimary;
+use crate::feed::feed;
+use crate::lab::Lab;
+use crate::load::{Kind as LoadKind, Load};
+use crate::process::{self, wait_for};
+use crate::report::{Limit, Section, per_gib, progress, spread};
+use crate::scenario::sustained;
+use crate::server::Server;
+use crate::size::{GIB, MIB};
+
+/// Anything that takes longer has failed the bench.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// The figures of all rounds.
+#[derive(Default)]
+struct Figures {
+    restore_wall: Vec<f64>,
+    restore_cpu_per_gib: Vec<f64>,
+    restore_resident: Vec<f64>,
+    load_restored: Vec<f64>,
+    copy: Vec<f64>,
+    load_copy: Vec<f64>,
+    native: Vec<f64>,
+    replayed: Vec<f64>,
+}
+
+/// Runs the scenario: a dataset of about `--size`, then as much of mixed commands.
+///
+/// # Errors
+/// When anything of it fails.
+pub fn run(lab: &Lab) -> Result<Section> {
+    let size = lab.options().size;
+    let directory = lab.directory("restore")?;
+    let base = make_base(lab, &directory)?;
+    let stream = directory.join("stream");
+    sustained::record(lab, &directory, &stream)?;
+    let archive = if lab.agent_wanted() { Some(make_archive(lab, &directory, &base)?) } else { None };
+
+    let mut figures = Figures::default();
+    for round in 1..=lab.options().rounds {
+        if let Some(archive) = &archive {
+            progress(format_args!("round {round}: restore --aof and a copy of its files"));
+            append_only_files(lab, archive, &mut figures)?;
+        }
+        progress(format_args!("round {round}: native replication"));
+        figures.native.push(native(lab, &base)?.as_secs_f64());
+        progress(format_args!("round {round}: replication from a replay"));
+        figures.replayed.push(replayed(lab, &base, &stream)?.as_secs_f64());
+    }
+    lab.discard(&directory)?;
+    Ok(figures.section(format!("restore: a dataset of {size} and {size} of mixed commands")))
+}
+
+impl Figures {
+    fn section(&self, title: String) -> Section {
+        let mut section = Section::new(title, &["step", "wall s", "CPU s/GiB written", "peak RSS MiB"]);
+        let mut row = |step: &str, wall: &[f64], cpu: &[f64], resident: &[f64]| {
+            if !wall.is_empty() {
+                section.row(vec![step.to_owned(), spread(wall), spread(cpu), spread(resident)]);
+            }
+        };
+        row("redwind restore --aof", &self.restore_wall, &self.restore_cpu_per_gib, &self.restore_resident);
+        row("server loads what was restored", &self.load_restored, &[], &[]);
+        row("copy of the same files, synced", &self.copy, &[], &[]);
+        row("server loads the copy", &self.load_copy, &[], &[]);
+        row("native: full sync, then the stream as it is made", &self.native, &[], &[]);
+        row("floor: full sync and stream from files", &self.replayed, &[], &[]);
+        section.bound("restore, own CPU s per GiB", self.restore_cpu_per_gib.clone(), Limit::AtMost(1.5));
+        let own = self.restore_wall.iter().zip(&self.load_restored).map(|(a, b)| a + b);
+        let peer = self.copy.iter().zip(&self.load_copy).map(|(a, b)| a + b);
+        let ratios = own.zip(peer).map(|(o, p)| o / p).collect();
+        section.bound("wall: restore --aof + load / copy + load", ratios, Limit::AtMost(1.10));
+        section
+    }
+}
+
+/// Writes the RDB of the dataset and returns where.
+fn make_base(lab: &Lab, directory: &Path) -> Result<PathBuf> {
+    progress("making the dataset");
+    let data = directory.join("base");
+    let server = Server::start(lab.programs(), &data, &[])?;
+    feed(server.address(), &mut Load::dataset(lab.options().size.0, lab.options().seed))?;
+    server.expect_no_errors()?;
+    server.client()?.call(&["SAVE"])?;
+    Ok(data.join("dump.rdb"))
+}
+
+/// Archives the dataset and the mixed load on top of it.
+fn make_archive(lab: &Lab, directory: &Path, base: &Path) -> Result<Store> {
+    progress("making the archive");
+    let (primary, at) = loaded_server(lab, base, "archived")?;
+    let mut agent = Agent::start(lab.redwind()?, primary.address(), Store::file(directory), directory)?;
+    wait_for("the first snapshot", PATIENCE, || agent.durable_offset())?;
+    feed_mix(lab, &primary)?;
+    let end = primary.mark()?;
+    wait_for("the load's being durable", PATIENCE, || Ok(agent.durable_offset()?.filter(|&durable| durable >= end)))?;
+    agent.stop()?;
+    drop(primary);
+    lab.discard(&at)?;
+    Ok(Store::file(directory))
+}
+
+fn feed_mix(lab: &Lab, primary: &Server) -> Result<()> {
+    feed(primary.address(), &mut Load::new(LoadKind::Mix, lab.options().size.0, lab.options().seed))?;
+    primary.expect_no_errors()
+}
+
+/// A server that has loaded `rdb`, and its directory.
+fn loaded_server(lab: &Lab, rdb: &Path, name: &str) -> Result<(Server, PathBuf)> {
+    let at = lab.directory(name)?;
+    let data = at.join("data");
+    fs::create_dir(&data)?;
+    fs::copy(rdb, data.join("dump.rdb")).context("copy the dataset")?;
+    Ok((Server::start(lab.programs(), &data, &[])?, at))
+}
+
+/// `restore --aof` and the load of its files, then the same files copied and loaded.
+fn append_only_files(lab: &Lab, archive: &Store, figures: &mut Figures) -> Result<()> {
+    let at = lab.directory("aof")?;
+    let (restored, copy) = (at.join("restored"), at.join("copy"));
+    let mut command = Command::new(lab.redwind()?);
+    command.args(["restore", "--store", &archive.url, "--to", "latest", "--aof"]).arg(&restored);
+    let used = process::run(command, &at.join("restore.log"))?;
+    let bytes = directory_bytes(&restored)?;
+
+    let started = Instant::now();
+    copy_and_sync(&restored, &copy)?;
+    figures.copy.push(started.elapsed().as_secs_f64());
+    let keys_of = |data: &Path, walls: &mut Vec<f64>| -> Result<String> {
+        let started = Instant::now();
+        let server = Server::start(lab.programs(), data, &["--appendonly", "yes"])?;
+        walls.push(started.elapsed().as_secs_f64());
+        Ok(server.client()?.info("keyspace")?.0)
+    };
+    let own = keys_of(&restored, &mut figures.load_restored)?;
+    let peer = keys_of(&copy, &mut figures.load_copy)?;
+    let databases = |info: &str| info.lines().filter(|l| l.starts_with("db")).count();
+    ensure!(databases(&own) > 1 && databases(&own) == databases(&peer), "the restored server holds {own}");
+    figures.restore_wall.push(used.wall.as_secs_f64());
+    figures.restore_cpu_per_gib.push(per_gib(used.cpu, bytes.max(GIB / 1024)));
+    figures.restore_resident.push(used.peak_resident as f64 / MIB as f64);
+    lab.discard(&at)
+}
+
+/// Copies a directory with everything below it, each file and directory synced as `cp` and `sync` would.
+fn copy_and_sync(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_and_sync(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+            File::open(&target)?.sync_all()?;
+        }
+    }
+    Ok(File::open(to)?.sync_all()?)
+}
+
+/// An empty replica attaches to a primary with the dataset, and once it is in sync the load is made there.
+fn native(lab: &Lab, base: &Path) -> Result<Duration> {
+    let (primary, at) = loaded_server(lab, base, "native")?;
+    let started = Instant::now();
+    let replica = empty_replica(lab, primary.address(), &at)?;
+    let attached = primary.mark()?;
+    reached(&replica, attached)?;
+    feed_mix(lab, &primary)?;
+    reached(&replica, primary.mark()?)?;
+    let wall = started.elapsed();
+    drop((replica, primary));
+    lab.discard(&at)?;
+    Ok(wall)
+}
+
+/// The same from a primary that does nothing but send files.
+fn replayed(lab: &Lab, base: &Path, stream: &Path) -> Result<Duration> {
+    let at = lab.directory("replayed")?;
+    let source = FakePrimary::start(Some(base), stream)?;
+    let started = Instant::now();
+    let replica = empty_replica(lab, source.address(), &at)?;
+    reached(&replica, source.end())?;
+    let wall = started.elapsed();
+    drop(replica);
+    lab.discard(&at)?;
+    Ok(wall)
+}
+
+fn empty_replica(lab: &Lab, primary: std::net::SocketAddr, at: &Path) -> Result<Server> {
+    let replicaof = format!("{} {}", primary.ip(), primary.port());
+    Server::start(lab.programs(), &at.join("replica"), &["--replicaof", &replicaof])
+}
+
+fn reached(replica: &Server, offset: u64) -> Result<()> {
+    wait_for("the replica's catching up", PATIENCE, || {
+        // No answer while it loads the dataset.
+        let Ok(info) = replica.client()?.info("replication") else { return Ok(None) };
+        let up = info.text("master_link_status") == Some("up");
+        Ok((up && info.number("slave_repl_offset")? >= offset).then_some(()))
+    })
+}
