@@ -10,8 +10,12 @@
 
 mod command;
 mod framer;
+mod payload;
+mod rdb;
 mod scanner;
 
 pub use command::{encode_command, encode_command_into};
 pub use framer::{Framer, FramerState, FramerStateError, Record, RecordKind};
+pub use payload::{Decoded, Framing, PayloadDecoder, PayloadError};
+pub use rdb::{RdbCheck, RdbChecksum, RdbError, RdbFormat, RdbInfo};
 pub use scanner::{ARGC_MAX, BULK_BYTES_MAX, FrameError};
