@@ -9,12 +9,14 @@
 //! peer sends, nothing panics and memory stays bounded; each module says by what.
 
 mod command;
+mod expiry;
 mod framer;
 mod payload;
 mod rdb;
 mod scanner;
 
 pub use command::{encode_command, encode_command_into};
+pub use expiry::{ExpiryError, ExpiryRewriter, HELD_KEY_BYTES_MAX};
 pub use framer::{Framer, FramerState, FramerStateError, Record, RecordKind};
 pub use payload::{Decoded, Framing, PayloadDecoder, PayloadError};
 pub use rdb::{RdbCheck, RdbChecksum, RdbError, RdbFormat, RdbInfo};
