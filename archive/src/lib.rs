@@ -7,11 +7,15 @@
 //! [`segment`] and [`chunk`] are the objects; [`layout`] names them; [`store`] keeps them;
 //! [`catalog`] knows what there is; [`plan`] finds the way to a target.
 
+pub mod catalog;
+pub mod chain;
 pub mod chunk;
 pub mod document;
 pub mod documents;
 pub mod layout;
+pub mod plan;
 pub mod position;
+pub mod read;
 pub mod segment;
 pub mod store;
 pub mod time;

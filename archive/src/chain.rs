@@ -1,0 +1,90 @@
+//! The chain of segments: each names the checksum of the one before it in its history.
+
+use crate::position::{Offset, Term};
+use crate::segment::Segment;
+
+/// Why a segment does not follow the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// There are bytes between them, or in both.
+    #[error("does not follow the segment before it: that one ends at offset {end}, this one starts at {start}")]
+    Offset {
+        /// Where the one before ends.
+        end: Offset,
+        /// Where this one starts.
+        start: Offset,
+    },
+    /// It was written after another segment than the one that lies before it: one of the two has
+    /// been exchanged.
+    #[error("does not follow the segment before it: it names another checksum than that one's")]
+    Checksum,
+    /// An older term's segment after a newer term's.
+    #[error("does not follow the segment before it: its term {term} is older than that one's, {before}")]
+    Term {
+        /// Its term.
+        term: Term,
+        /// The term of the one before.
+        before: Term,
+    },
+}
+
+/// Checks that segments follow each other, in the order of the stream.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    before: Option<Link>,
+}
+
+#[derive(Clone, Debug)]
+struct Link {
+    end: Offset,
+    term: Term,
+    /// The checksums that a successor may name, the last segment's last. Where a term ends there may
+    /// be several: its writer, not knowing yet that it had been succeeded, may have put empty
+    /// segments that its successor did not see.
+    checksums: Vec<u32>,
+}
+
+impl Chain {
+    /// A chain whose first segment may be any.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Checks that `segment` follows those pushed before it, and remembers it.
+    ///
+    /// # Errors
+    /// [`ChainError`] says how it does not follow.
+    pub fn push(&mut self, segment: &Segment) -> Result<(), ChainError> {
+        let (header, trailer) = (&segment.header, &segment.trailer);
+        let mut checksums = Vec::new();
+        if let Some(before) = self.before.take() {
+            before.check(segment)?;
+            if header.start == trailer.end {
+                checksums = before.checksums;
+            }
+        }
+        checksums.push(trailer.crc32);
+        self.before = Some(Link { end: trailer.end, term: header.term, checksums });
+        Ok(())
+    }
+}
+
+impl Link {
+    fn check(&self, next: &Segment) -> Result<(), ChainError> {
+        let header = &next.header;
+        if header.start != self.end {
+            return Err(ChainError::Offset { end: self.end, start: header.start });
+        }
+        if header.term < self.term {
+            return Err(ChainError::Term { term: header.term, before: self.term });
+        }
+        let names = |checksum: &u32| header.predecessor == Some(*checksum);
+        let follows = if header.term == self.term {
+            self.checksums.last().is_some_and(names)
+        } else {
+            self.checksums.iter().any(names)
+        };
+        if follows { Ok(()) } else { Err(ChainError::Checksum) }
+    }
+}

@@ -1,0 +1,229 @@
+//! Finding the way to a target: which snapshot, which segments, and where exactly to stop.
+//!
+//! A plan is made before anything at the destination is touched. It either names every object that a
+//! restore needs, or refuses and says what can be restored instead.
+
+mod cut;
+mod error;
+mod locate;
+
+use crate::catalog::{Catalog, HistoryLog};
+use crate::documents::{HistoryStart, Manifest, Marker};
+use crate::layout::{ManifestName, PageName, SegmentName};
+use crate::position::{HistoryId, Offset, Position};
+use crate::store::SourceStore;
+use crate::time::Timestamp;
+
+pub use cut::Cut;
+pub use error::{Nearest, PlanError, Refusal};
+use locate::Locator;
+
+/// What to restore to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The state at an instant: every record that had arrived by then, inclusive.
+    Time(Timestamp),
+    /// The newest state stored of the newest history that has a snapshot.
+    Latest,
+    /// The state after the last record that ends at or before an offset.
+    Offset {
+        /// The history; `None` when only one has that offset.
+        history: Option<HistoryId>,
+        /// The offset.
+        offset: Offset,
+    },
+    /// The state just before the record with that id.
+    Before(Position),
+    /// The state just after the record with that id.
+    After(Position),
+}
+
+/// A segment that a restore reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRef {
+    /// The page in which it lies.
+    pub page: PageName,
+    /// Its name there.
+    pub name: SegmentName,
+    /// Length of the object in bytes.
+    pub stored: u64,
+}
+
+/// Everything that a restore reads, and where it stops.
+#[derive(Clone, Debug)]
+pub struct RestorePlan {
+    /// The archive.
+    pub marker: Marker,
+    /// The history restored from.
+    pub history: HistoryStart,
+    /// The snapshot to build on: the newest at or before the cut.
+    pub snapshot: Manifest,
+    /// The segments to replay, in order: they hold every byte from the snapshot to the cut.
+    pub segments: Vec<SegmentRef>,
+    /// Where to stop.
+    pub cut: Cut,
+}
+
+impl RestorePlan {
+    /// Bytes of stream to replay.
+    #[must_use]
+    pub fn stream_bytes(&self) -> u64 {
+        self.cut.offset.since(self.snapshot.position.offset)
+    }
+
+    /// Bytes of objects to fetch.
+    #[must_use]
+    pub fn fetch_bytes(&self) -> u64 {
+        let segments: u64 = self.segments.iter().map(|segment| segment.stored).sum();
+        self.snapshot.stored_bytes + segments
+    }
+}
+
+/// Plans a restore.
+///
+/// `history` narrows the target to one history, where several could be meant.
+///
+/// # Errors
+/// [`PlanError::Refused`] when the target cannot be restored, with the nearest points that can;
+/// otherwise when objects are missing or damaged, or the store cannot be read.
+pub async fn plan(
+    store: &SourceStore,
+    catalog: &Catalog,
+    target: Target,
+    history: Option<HistoryId>,
+) -> Result<RestorePlan, PlanError> {
+    let planner = Planner { store, catalog, only: history };
+    let (log, cut) = match target {
+        Target::Time(time) => planner.at_time(time).await?,
+        Target::Latest => planner.latest().await?,
+        Target::Offset { history, offset } => planner.at_offset(history, offset).await?,
+        Target::Before(position) => planner.beside(position, Side::Before).await?,
+        Target::After(position) => planner.beside(position, Side::After).await?,
+    };
+    planner.assemble(log, cut).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
+}
+
+struct Planner<'a> {
+    store: &'a SourceStore,
+    catalog: &'a Catalog,
+    only: Option<HistoryId>,
+}
+
+impl<'a> Planner<'a> {
+    fn locator(&self, log: &'a HistoryLog) -> Locator<'a> {
+        Locator::new(self.store, &self.catalog.marker, log)
+    }
+
+    /// The histories that may be meant, newest first, given what they must satisfy.
+    fn candidates(&self, fits: impl Fn(&HistoryLog) -> bool) -> Result<Vec<&'a HistoryLog>, PlanError> {
+        if let Some(id) = self.only {
+            let log = self.catalog.history(id).ok_or(PlanError::NoSuchHistory(id))?;
+            return Ok(if fits(log) { vec![log] } else { Vec::new() });
+        }
+        Ok(self.catalog.histories.iter().rev().filter(|log| fits(log)).collect())
+    }
+
+    async fn at_time(&self, time: Timestamp) -> Result<(&'a HistoryLog, Cut), PlanError> {
+        let has_snapshot = |log: &HistoryLog| log.snapshots.iter().any(|snapshot| snapshot.time <= time);
+        let mut covering = Vec::new();
+        for log in self.candidates(has_snapshot)? {
+            if time <= self.complete_until(log).await? {
+                covering.push(log);
+            }
+        }
+        let log = match covering.as_slice() {
+            [] => return Err(self.refuse(Refusal::OutsideWindows { time }).await),
+            [log] => *log,
+            several => return Err(PlanError::ambiguous(several)),
+        };
+        let mut locator = self.locator(log);
+        if let Some((from, to)) = locator.blur_around(time).await? {
+            return Err(self.refuse(Refusal::InBlur { time, from, to }).await);
+        }
+        let cut = locator.cut_at_time(time).await?;
+        Ok((log, cut))
+    }
+
+    async fn latest(&self) -> Result<(&'a HistoryLog, Cut), PlanError> {
+        let Some(log) = self.candidates(|log| !log.snapshots.is_empty())?.first().copied() else {
+            return Err(PlanError::NothingToRestore);
+        };
+        let cut = self.locator(log).cut_at_offset(Offset(u64::MAX)).await?;
+        Ok((log, cut))
+    }
+
+    async fn at_offset(&self, history: Option<HistoryId>, offset: Offset) -> Result<(&'a HistoryLog, Cut), PlanError> {
+        let mut covering = Vec::new();
+        let begins_before = |log: &HistoryLog| {
+            history.is_none_or(|id| log.start.history == id)
+                && log.snapshots.first().is_some_and(|snapshot| snapshot.offset <= offset)
+        };
+        if let Some(id) = history.filter(|id| self.catalog.history(*id).is_none()) {
+            return Err(PlanError::NoSuchHistory(id));
+        }
+        for log in self.candidates(begins_before)? {
+            if offset <= self.locator(log).end().await? {
+                covering.push(log);
+            }
+        }
+        match covering.as_slice() {
+            [] => Err(self.refuse(Refusal::NoSuchOffset { offset }).await),
+            [log] => Ok((*log, self.locator(log).cut_at_offset(offset).await?)),
+            several => Err(PlanError::ambiguous(several)),
+        }
+    }
+
+    async fn beside(&self, record: Position, side: Side) -> Result<(&'a HistoryLog, Cut), PlanError> {
+        let log = self.catalog.history(record.history).ok_or(PlanError::NoSuchHistory(record.history))?;
+        let mut locator = self.locator(log);
+        let cut = locator.cut_at_offset(record.offset).await?;
+        if cut.offset != record.offset || record.offset >= locator.end().await? {
+            return Err(self.refuse(Refusal::NoSuchRecord { record, boundary: cut.offset }).await);
+        }
+        if side == Side::Before {
+            return Ok((log, cut));
+        }
+        match locator.record_end_after(record.offset).await? {
+            Some(after) => Ok((log, after)),
+            None => Err(self.refuse(Refusal::UnfinishedRecord { record }).await),
+        }
+    }
+
+    /// Until when a history is known to be complete.
+    async fn complete_until(&self, log: &HistoryLog) -> Result<Timestamp, PlanError> {
+        let newest_snapshot = log.snapshots.iter().map(|snapshot| snapshot.time).max().unwrap_or_default();
+        let closed = self.catalog.successor(log.start.history).and_then(|next| next.start.predecessor_complete_until);
+        let until = match (closed, log.runs().last()) {
+            (Some(until), _) => until,
+            (None, Some(run)) => log.end_of(self.store, *run).await?.map_or(Timestamp(0), |end| end.read_until),
+            (None, None) => Timestamp(0),
+        };
+        Ok(until.max(newest_snapshot))
+    }
+
+    /// Chooses the snapshot and lists the segments from there to the cut.
+    async fn assemble(&self, log: &HistoryLog, cut: Cut) -> Result<RestorePlan, PlanError> {
+        let usable: Vec<&ManifestName> =
+            log.snapshots.iter().filter(|snapshot| snapshot.offset <= cut.offset).collect();
+        let Some(newest) = usable.last() else {
+            return Err(self.refuse(Refusal::BeforeFirstSnapshot { offset: cut.offset }).await);
+        };
+        let snapshot = self.catalog.manifest(self.store, newest).await?;
+        let segments = self.locator(log).segments_between(newest.offset, cut.offset).await?;
+        Ok(RestorePlan { marker: self.catalog.marker.clone(), history: log.start.clone(), snapshot, segments, cut })
+    }
+
+    /// Makes a refusal that names the nearest points that can be restored.
+    async fn refuse(&self, why: Refusal) -> PlanError {
+        match self.catalog.summary(self.store).await {
+            Ok(summary) => PlanError::refused(why, &summary),
+            Err(error) => PlanError::Store(error),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Fetching a segment and trusting it: every check that needs no other object.
+
+use bytes::Bytes;
+
+use crate::documents::Marker;
+use crate::layout::{ObjectName, PageName, Reading, SegmentName};
+use crate::segment::{Segment, SegmentError};
+use crate::store::{SourceStore, StoreError};
+
+/// Why a segment cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is not there although its place in the log is known.
+    #[error("{object} is missing")]
+    Missing {
+        /// Which object.
+        object: String,
+    },
+    /// It is there, and damaged or another than its name says.
+    #[error("{object} cannot be used")]
+    Damaged {
+        /// Which object.
+        object: String,
+        /// What is wrong with it.
+        source: SegmentError,
+    },
+    /// A sound segment that does not belong where it lies.
+    #[error("{object} is misplaced: it belongs to {belongs}")]
+    Misplaced {
+        /// Which object.
+        object: String,
+        /// What its header says it belongs to.
+        belongs: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl ReadError {
+    /// Whether the archive is damaged, rather than the store out of reach.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_damage(),
+            Self::Missing { .. } | Self::Damaged { .. } | Self::Misplaced { .. } => true,
+        }
+    }
+}
+
+/// Fetches a segment's bytes.
+///
+/// # Errors
+/// When it is missing or the store cannot be read.
+pub async fn fetch(store: &SourceStore, page: &PageName, segment: &SegmentName) -> Result<Bytes, ReadError> {
+    let name = ObjectName::Segment(page.clone(), *segment);
+    store.get(&name).await.map_err(|error| {
+        if error.is_absent() { ReadError::Missing { object: store.describe(&name) } } else { ReadError::Store(error) }
+    })
+}
+
+/// Decodes a segment and checks that it is the one that its name says, of this archive.
+///
+/// # Errors
+/// When it is damaged or misplaced.
+pub fn decode(
+    store: &SourceStore,
+    marker: &Marker,
+    page: &PageName,
+    name: &SegmentName,
+    bytes: &Bytes,
+) -> Result<Segment, ReadError> {
+    let object = || store.describe(&ObjectName::Segment(page.clone(), *name));
+    let damaged = |source| ReadError::Damaged { object: object(), source };
+    let segment = Segment::decode(bytes).map_err(damaged)?;
+    segment.check_name(name).map_err(damaged)?;
+    let header = &segment.header;
+    let reading = if header.late_since.is_some() { Reading::Late } else { Reading::Live };
+    let belongs = (header.archive, header.history, header.term, reading);
+    if belongs == (marker.archive, page.history, page.term, page.reading) {
+        Ok(segment)
+    } else {
+        let belongs =
+            format!("history {}, term {} of archive {} ({reading:?})", header.history, header.term, header.archive);
+        Err(ReadError::Misplaced { object: object(), belongs })
+    }
+}
+
+/// Fetches and decodes a segment.
+///
+/// # Errors
+/// As [`fetch`] and [`decode`].
+pub async fn read(
+    store: &SourceStore,
+    marker: &Marker,
+    page: &PageName,
+    name: &SegmentName,
+) -> Result<Segment, ReadError> {
+    let bytes = fetch(store, page, name).await?;
+    decode(store, marker, page, name, &bytes)
+}
