@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::document::Document;
-use crate::layout::SourceName;
+use crate::layout::{ManifestName, SourceName};
 use crate::position::{HistoryId, Offset, Position, Term};
 use crate::time::Timestamp;
 
@@ -165,7 +165,7 @@ pub struct Manifest {
     pub stored_bytes: u64,
     /// Version in the RDB's header, such as 10 (`REDIS0010`) or 80 (`VALKEY080`).
     pub rdb_version: u32,
-    /// CRC-64 of the RDB as the server wrote it, hex; `None` when the server writes none
+    /// CRC-64 of the RDB as the server wrote it, in sixteen lower-case hex digits; `None` when the server writes none
     /// (`rdbchecksum no`).
     pub rdb_crc64: Option<String>,
     /// The database that the stream has selected at the snapshot's offset (`repl-stream-db`);
@@ -180,6 +180,19 @@ pub struct Manifest {
 impl Document for Manifest {
     const KIND: &'static str = "snapshot";
     const VERSION: u32 = 1;
+}
+
+impl Manifest {
+    /// The name under which the manifest is put.
+    #[must_use]
+    pub fn name(&self) -> ManifestName {
+        ManifestName {
+            history: self.position.history,
+            offset: self.position.offset,
+            time: self.time,
+            snapshot: self.snapshot,
+        }
+    }
 }
 
 /// Why a snapshot was taken.

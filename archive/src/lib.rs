@@ -19,4 +19,5 @@ pub mod read;
 pub mod segment;
 pub mod store;
 pub mod time;
+pub mod verify;
 mod wire;

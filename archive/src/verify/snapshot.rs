@@ -1,0 +1,169 @@
+//! Verifying snapshots: every chunk, and the RDB that they make up.
+
+use std::collections::BTreeSet;
+
+use futures::stream::{self, StreamExt};
+use redwind_stream::{RdbCheck, RdbChecksum};
+use ulid::Ulid;
+
+use super::{ObjectKey, Report, describe};
+use crate::catalog::Catalog;
+use crate::chunk::{self, ChunkId};
+use crate::documents::{ChunkEntry, Manifest};
+use crate::layout::{ManifestName, ObjectName};
+use crate::store::{SourceStore, StoreError};
+
+/// Chunks fetched ahead.
+const AHEAD: usize = 3;
+
+/// Checks every snapshot, and notes chunks of none.
+pub(super) async fn check_all(
+    store: &SourceStore,
+    catalog: &Catalog,
+    objects: &BTreeSet<ObjectKey>,
+    report: &mut Report,
+    progress: &mut (impl FnMut(&Report) + Send),
+) -> Result<(), StoreError> {
+    let manifests: Vec<&ManifestName> = catalog.histories.iter().flat_map(|history| &history.snapshots).collect();
+    for name in &manifests {
+        check(store, catalog, name, objects, report, progress).await?;
+    }
+    let complete: BTreeSet<Ulid> = manifests.iter().map(|name| name.snapshot).collect();
+    let begun: BTreeSet<Ulid> = objects
+        .iter()
+        .filter_map(|key| match key {
+            ObjectKey::Chunk(snapshot, _) => Some(*snapshot),
+            _ => None,
+        })
+        .collect();
+    for snapshot in begun.difference(&complete) {
+        report.note(format!("chunk/{snapshot}"), "chunks of a snapshot that was not completed, or is being taken");
+    }
+    Ok(())
+}
+
+async fn check(
+    store: &SourceStore,
+    catalog: &Catalog,
+    name: &ManifestName,
+    objects: &BTreeSet<ObjectKey>,
+    report: &mut Report,
+    progress: &mut (impl FnMut(&Report) + Send),
+) -> Result<(), StoreError> {
+    let object = ObjectName::Manifest(name.clone());
+    let manifest = match catalog.manifest(store, name).await {
+        Ok(manifest) => manifest,
+        Err(error) if error.is_damage() => {
+            report.damage(&object, describe(&error));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    report.read(0);
+    if let Some(problem) = misplaced(catalog, name, &manifest) {
+        report.damage(&object, problem);
+        return Ok(());
+    }
+    note_extra_chunks(&manifest, objects, report);
+    if check_chunks(store, &manifest, report, progress).await? {
+        report.snapshots += 1;
+    }
+    Ok(())
+}
+
+fn misplaced(catalog: &Catalog, name: &ManifestName, manifest: &Manifest) -> Option<String> {
+    let says = manifest.name();
+    if manifest.archive != catalog.marker.archive {
+        Some(format!("misplaced: it belongs to archive {}", manifest.archive))
+    } else if says != *name {
+        Some(format!("misplaced: it describes {says}"))
+    } else {
+        None
+    }
+}
+
+fn note_extra_chunks(manifest: &Manifest, objects: &BTreeSet<ObjectKey>, report: &mut Report) {
+    let beyond = ObjectKey::Chunk(manifest.snapshot, u32::try_from(manifest.chunks.len()).unwrap_or(u32::MAX));
+    for key in objects.range(beyond..=ObjectKey::Chunk(manifest.snapshot, u32::MAX)) {
+        if let ObjectKey::Chunk(snapshot, number) = key {
+            report.note(ObjectName::Chunk(*snapshot, *number), "not in its snapshot's manifest; ignored");
+        }
+    }
+}
+
+/// Whether all chunks are sound and make up the RDB that the manifest describes.
+async fn check_chunks(
+    store: &SourceStore,
+    manifest: &Manifest,
+    report: &mut Report,
+    progress: &mut (impl FnMut(&Report) + Send),
+) -> Result<bool, StoreError> {
+    let manifest_object = manifest_object(manifest);
+    let mut rdb = RdbCheck::new();
+    let mut sound = true;
+    let mut chunks = stream::iter(manifest.chunks.iter().enumerate())
+        .map(|(number, entry)| read_chunk(store, manifest, number as u32, entry))
+        .buffered(AHEAD);
+    while let Some((name, entry, chunk)) = chunks.next().await {
+        report.read(entry.stored);
+        progress(report);
+        let bytes = match chunk {
+            Ok(bytes) => bytes,
+            Err(Unreadable::Store(error)) => return Err(error),
+            Err(Unreadable::Damaged(problem)) => {
+                report.damage(&name, problem);
+                sound = false;
+                continue;
+            }
+        };
+        if sound && let Err(error) = rdb.push(&bytes) {
+            report.damage(&manifest_object, format!("its chunks make up no RDB: {error}"));
+            sound = false;
+        }
+    }
+    if sound && let Err(problem) = finish(rdb, manifest) {
+        report.damage(&manifest_object, problem);
+        sound = false;
+    }
+    Ok(sound)
+}
+
+fn manifest_object(manifest: &Manifest) -> ObjectName {
+    ObjectName::Manifest(manifest.name())
+}
+
+/// Why a chunk gave no bytes.
+enum Unreadable {
+    Damaged(String),
+    Store(StoreError),
+}
+
+async fn read_chunk<'a>(
+    store: &SourceStore,
+    manifest: &Manifest,
+    number: u32,
+    entry: &'a ChunkEntry,
+) -> (ObjectName, &'a ChunkEntry, Result<Vec<u8>, Unreadable>) {
+    let name = ObjectName::Chunk(manifest.snapshot, number);
+    let id = ChunkId { archive: manifest.archive, snapshot: manifest.snapshot, number };
+    let chunk = match store.get(&name).await {
+        Ok(object) => chunk::decode(&object, id, entry).map_err(|error| Unreadable::Damaged(error.to_string())),
+        Err(error) if error.is_absent() => Err(Unreadable::Damaged("missing".to_owned())),
+        Err(error) => Err(Unreadable::Store(error)),
+    };
+    (name, entry, chunk)
+}
+
+fn finish(rdb: RdbCheck, manifest: &Manifest) -> Result<(), String> {
+    let info = rdb.finish().map_err(|error| format!("its chunks make up no whole RDB: {error}"))?;
+    let crc64 = match info.checksum {
+        RdbChecksum::Verified(crc64) => Some(format!("{crc64:016x}")),
+        RdbChecksum::Disabled => None,
+    };
+    let found = (info.bytes, info.version, crc64);
+    if found == (manifest.rdb_bytes, manifest.rdb_version, manifest.rdb_crc64.clone()) {
+        Ok(())
+    } else {
+        Err("its chunks make up another RDB than it describes".to_owned())
+    }
+}
