@@ -1,1 +1,73 @@
 //! How an agent ends other than by being told to.
+
+use std::io;
+use std::net::SocketAddr;
+
+use redwind_archive::store::StoreError;
+
+use crate::config::ConfigError;
+use crate::journal::{JournalError, Verdict};
+
+/// What the end of an agent means to whoever started it. The command line has an exit status for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentExit {
+    /// Failed for a reason that has no kind of its own; another try may go better.
+    Failed,
+    /// The store cannot be reached, refuses, or is unfit.
+    Store,
+    /// Another agent is the archive's writer now, or holds the spool.
+    Fenced,
+    /// The source refuses: user, password, ACL, no PSYNC.
+    Source,
+}
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The settings cannot be worked with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// An address to serve on cannot be had.
+    #[error("cannot listen on {address} for --{option}")]
+    Listen {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The operating system refuses something that every agent needs.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("cannot write the archive")]
+    Journal(#[from] JournalError),
+    /// A part of the agent ended though nothing was wrong with it, or panicked.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+impl AgentError {
+    /// What it means to whoever started the agent.
+    #[must_use]
+    pub fn exit(&self) -> AgentExit {
+        match self {
+            Self::Store(_) => AgentExit::Store,
+            Self::Journal(error) => match error.verdict() {
+                Verdict::Failed => AgentExit::Failed,
+                Verdict::Store => AgentExit::Store,
+                Verdict::Fenced => AgentExit::Fenced,
+            },
+            Self::Config(_) | Self::Listen { .. } | Self::System { .. } | Self::Ended(_) => AgentExit::Failed,
+        }
+    }
+}
