@@ -233,18 +233,20 @@ pub(crate) fn command_name(args: &[&[u8]]) -> String {
     }
 }
 
-/// `text` sanitised, with the arguments that may be secret blotted out.
+/// `text` sanitised, with the arguments that may be secret blotted out. A login's answer is cut down
+/// to its code: a server may repeat a part of the password.
 fn masked(args: &[&[u8]], text: &[u8]) -> String {
-    let secrets = match command_name(args).as_str() {
-        "AUTH" => args.get(1..),
-        "CONFIG SET" => args.get(3..),
-        _ => None,
-    };
-    let mut shown = sanitised(text);
-    for secret in secrets.unwrap_or_default().iter().filter(|secret| !secret.is_empty()) {
-        shown = shown.replace(&sanitised(secret), "***");
+    let mut shown = String::from_utf8_lossy(text).into_owned();
+    match command_name(args).as_str() {
+        "AUTH" => shown.truncate(shown.find(' ').unwrap_or(shown.len())),
+        "CONFIG SET" => {
+            for secret in args.iter().skip(3).filter(|secret| !secret.is_empty()) {
+                shown = shown.replace(&*String::from_utf8_lossy(secret), "***");
+            }
+        }
+        _ => {}
     }
-    shown
+    sanitised(shown.as_bytes())
 }
 
 /// A peer's bytes as text that is safe to print: control characters and those that turn the
@@ -322,9 +324,11 @@ mod tests {
 
     #[test]
     fn secrets_that_a_server_repeats_are_not_shown() {
+        let long = "canary".repeat(TEXT_CHARS_MAX);
         for (args, text) in [
             (&["AUTH", "me", "canary"][..], "ERR unknown command 'AUTH', with args beginning with: 'canary'"),
-            (&["AUTH", "canary"], "ERR wrong thing 'canary'"),
+            (&["AUTH", "canary-bird"], "ERR wrong thing 'canary...'"),
+            (&["CONFIG", "SET", "masterauth", &long], &format!("ERR Invalid argument '{long}'")),
             (&["CONFIG", "SET", "masterauth", "canary"], "ERR Invalid argument 'canary' for CONFIG SET 'masterauth'"),
         ] {
             let error = error(args, text);
