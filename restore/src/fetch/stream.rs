@@ -1,0 +1,230 @@
+//! The stream from a snapshot to the cut: its segments in order, each checked by itself and against
+//! the one before, the relative expiries of old servers made absolute.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use redwind_archive::documents::Marker;
+use redwind_archive::layout::ObjectName;
+use redwind_archive::plan::{RestorePlan, SegmentRef};
+use redwind_archive::position::Offset;
+use redwind_archive::read::{self, ReadError};
+use redwind_archive::segment::{Mark, Segment, SegmentHeader};
+use redwind_archive::store::{Advice, SourceStore};
+use redwind_stream::ExpiryRewriter;
+
+use super::{Ahead, FetchError, Memory, Piece, patiently};
+
+/// Bytes of the stream, in order.
+#[derive(Clone, Debug)]
+pub struct StreamPiece {
+    /// The bytes.
+    pub piece: Piece,
+    /// Whether a record is known to begin with them. Not every piece that begins between records
+    /// says so.
+    pub begins_record: bool,
+}
+
+/// The stream from a snapshot's offset to a plan's cut.
+pub struct StreamReader {
+    segments: Ahead<Decoded>,
+    store: SourceStore,
+    /// Offset before the next byte to give out.
+    at: Offset,
+    cut: Offset,
+    before: Option<Link>,
+    rewriter: Option<ExpiryRewriter>,
+    ready: VecDeque<StreamPiece>,
+    /// The clock offset that the last segment recorded.
+    clock_offset: Option<i64>,
+}
+
+/// What the next segment must continue.
+struct Link {
+    object: String,
+    end: Offset,
+    crc32: u32,
+}
+
+/// A segment, checked by itself and decompressed.
+struct Decoded {
+    object: String,
+    header: SegmentHeader,
+    end: Offset,
+    crc32: u32,
+    blocks: Vec<DecodedBlock>,
+}
+
+struct DecodedBlock {
+    start: Offset,
+    piece: Piece,
+    /// Empty when the plan needs no arrival times.
+    marks: Vec<Mark>,
+}
+
+impl StreamReader {
+    /// Begins to read. `rewrite` makes relative expiries absolute on the source's clock, which
+    /// streams of servers before 7.0 need.
+    #[must_use]
+    pub fn start(store: &SourceStore, plan: &RestorePlan, rewrite: bool) -> Self {
+        let jobs = plan.segments.clone().into_iter().map(|segment| {
+            let raw = segment.name.end.since(segment.name.start);
+            (segment.stored.saturating_add(raw), segment)
+        });
+        let (from, marker) = (store.clone(), plan.marker.clone());
+        let segments =
+            Ahead::start(jobs, move |segment, memory| decode(from.clone(), marker.clone(), segment, rewrite, memory));
+        Self {
+            segments,
+            store: store.clone(),
+            at: plan.snapshot.position.offset,
+            cut: plan.cut.offset,
+            before: None,
+            rewriter: rewrite.then(ExpiryRewriter::new),
+            ready: VecDeque::new(),
+            clock_offset: None,
+        }
+    }
+
+    /// The next bytes; `None` at the cut.
+    ///
+    /// # Errors
+    /// When a segment is missing, damaged, or not the continuation of the one before, or the store
+    /// fails.
+    pub async fn next(&mut self) -> Result<Option<StreamPiece>, FetchError> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Ok(Some(piece));
+            }
+            if self.at >= self.cut {
+                return Ok(None);
+            }
+            match self.segments.next().await.transpose()? {
+                Some(segment) => self.take(segment).await?,
+                None => return Err(FetchError::Short { end: self.at.0, cut: self.cut.0 }),
+            }
+        }
+    }
+
+    /// The source's clock minus the agent's in microseconds, as the last segment given out recorded
+    /// it.
+    #[must_use]
+    pub fn clock_offset(&self) -> Option<i64> {
+        self.clock_offset
+    }
+
+    async fn take(&mut self, segment: Decoded) -> Result<(), FetchError> {
+        self.check_link(&segment)?;
+        self.clock_offset = segment.header.clock_offset.or(self.clock_offset);
+        let mut begins_record = segment.header.framer.record_bytes() == 0;
+        for mut block in segment.blocks {
+            let end = block.start.advance(block.piece.bytes.len() as u64);
+            if end <= self.at || block.start >= self.cut {
+                continue;
+            }
+            // A snapshot stands between records.
+            begins_record |= self.at > block.start || self.before.is_none();
+            let from = self.at.since(block.start) as usize;
+            let to = self.cut.min(end).since(block.start) as usize;
+            let bytes = block.piece.bytes.slice(from..to);
+            self.at = block.start.advance(to as u64);
+            block.piece.bytes = match self.rewriter.take() {
+                None => bytes,
+                Some(rewriter) => {
+                    let first = block.start.advance(from as u64);
+                    let clock_offset = self.clock_offset.unwrap_or_default();
+                    let (rewriter, bytes) = rewrite(rewriter, bytes, first, block.marks, clock_offset)
+                        .await?
+                        .map_err(|source| FetchError::Stream { object: segment.object.clone(), source })?;
+                    self.rewriter = Some(rewriter);
+                    bytes
+                }
+            };
+            self.ready.push_back(StreamPiece { piece: block.piece, begins_record });
+            begins_record = false;
+        }
+        self.before = Some(Link { object: segment.object, end: segment.end, crc32: segment.crc32 });
+        Ok(())
+    }
+
+    fn check_link(&self, segment: &Decoded) -> Result<(), FetchError> {
+        let start = segment.header.start;
+        let Some(before) = &self.before else {
+            return if start <= self.at {
+                Ok(())
+            } else {
+                let before = format!("the snapshot at offset {} in {}", self.at, self.store);
+                Err(FetchError::Chain {
+                    object: segment.object.clone(),
+                    before,
+                    problem: "bytes between them are missing",
+                })
+            };
+        };
+        let problem = if start != before.end {
+            "bytes between them are missing or double"
+        } else if segment.header.predecessor != Some(before.crc32) {
+            "it was written after another segment than that one"
+        } else {
+            return Ok(());
+        };
+        Err(FetchError::Chain { object: segment.object.clone(), before: before.object.clone(), problem })
+    }
+}
+
+async fn decode(
+    store: SourceStore,
+    marker: Marker,
+    segment: SegmentRef,
+    with_marks: bool,
+    memory: Memory,
+) -> Result<Decoded, FetchError> {
+    let SegmentRef { page, name, .. } = segment;
+    let may_retry = |error: &ReadError| matches!(error, ReadError::Store(error) if error.advice() == Advice::Retry);
+    let fetched = patiently(|| read::fetch(&store, &page, &name), may_retry);
+    let bytes = fetched.await?;
+    let decoding = tokio::task::spawn_blocking(move || {
+        let object = store.describe(&ObjectName::Segment(page.clone(), name));
+        let segment = read::decode(&store, &marker, &page, &name, &bytes)?;
+        drop(bytes);
+        decompress(segment, object, with_marks, &memory)
+    });
+    decoding.await.map_err(FetchError::Task)?
+}
+
+fn decompress(segment: Segment, object: String, with_marks: bool, memory: &Memory) -> Result<Decoded, FetchError> {
+    let mut blocks = Vec::with_capacity(segment.blocks.len());
+    for block in segment.blocks {
+        let marks = if with_marks { block.marks() } else { Ok(Vec::new()) };
+        let content = block.bytes().and_then(|bytes| Ok((bytes, marks?)));
+        let (bytes, marks) = content.map_err(|source| ReadError::Damaged { object: object.clone(), source })?;
+        blocks.push(DecodedBlock { start: block.start, piece: Piece::new(bytes, memory.clone()), marks });
+    }
+    Ok(Decoded { object, header: segment.header, end: segment.trailer.end, crc32: segment.trailer.crc32, blocks })
+}
+
+type Rewritten = Result<(ExpiryRewriter, Bytes), redwind_stream::ExpiryError>;
+
+/// Rewrites one block's bytes, which begin at `start`, each by its arrival on the source's clock.
+async fn rewrite(
+    mut rewriter: ExpiryRewriter,
+    bytes: Bytes,
+    start: Offset,
+    marks: Vec<Mark>,
+    clock_offset: i64,
+) -> Result<Rewritten, FetchError> {
+    let rewriting = move || {
+        let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 8);
+        let mut at = 0;
+        for mark in marks {
+            let to = (mark.end.since(start) as usize).min(bytes.len());
+            if to > at {
+                let micros = i64::try_from(mark.time.0).unwrap_or(i64::MAX).saturating_add(clock_offset);
+                rewriter.push(&bytes[at..to], micros / 1000, &mut out)?;
+                at = to;
+            }
+        }
+        Ok((rewriter, Bytes::from(out)))
+    };
+    tokio::task::spawn_blocking(rewriting).await.map_err(FetchError::Task)
+}

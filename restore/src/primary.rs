@@ -1,0 +1,256 @@
+//! The restorer as primary: servers replicate from it what the source held at the target.
+//!
+//! One mechanism for every version, vendor and module: a replica is sent the snapshot's RDB and the
+//! stream up to the cut, applies them at full speed, and suspends expiry while it does, so that it
+//! holds exactly the state at the target when it acknowledges the cut.
+//!
+//! - Nothing is told to a peer that has not said the password.
+//! - The replication ID is fresh and random. The source's would let its stale replicas join a server
+//!   that was restored from us, by partial resync, with other data (`masterTryPartialResynchronization`).
+//! - Every `PSYNC` is answered with a full resync of the whole recording, so a replica that loses the
+//!   link begins again; what it holds is never put together from two connections.
+//! - The RDB goes by `$<bytes>`, whose end a replica cannot miss, whatever follows at once.
+
+mod boundary;
+mod command;
+mod feed;
+mod handshake;
+mod secret;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::fetch::FetchError;
+use crate::progress::Progress;
+use crate::recording::Recording;
+use feed::Feed;
+
+pub use secret::Password;
+
+/// Peers that may be connected at once, with and without the password.
+const PEERS_MAX: usize = 64;
+/// How long a peer may take to get to `PSYNC`.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long to wait for a replica to come, or to come back.
+const ABSENCE_MAX: Duration = Duration::from_secs(60);
+/// Full resyncs of one restore. A replica that needs more fails at each.
+const FULL_RESYNCS_MAX: u32 = 4;
+
+/// Why a recording cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum PrimaryError {
+    /// No socket.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No random numbers for a password.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// The archive does not give what the plan needs.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// No replica comes.
+    #[error(
+        "no server has come to replicate from {address} within {} s; if it cannot reach that address, give one that \
+         it can by --listen",
+        ABSENCE_MAX.as_secs()
+    )]
+    NobodyCame {
+        /// Where we listen.
+        address: SocketAddr,
+    },
+    /// The replica was lost and did not come back.
+    #[error("the server stopped replicating ({problem}) and did not come back within {} s; its log says why", ABSENCE_MAX.as_secs())]
+    Lost {
+        /// What ended its last connection.
+        problem: String,
+    },
+    /// The replica begins again and again.
+    #[error("the server broke off replication {FULL_RESYNCS_MAX} times (last: {problem}); its log says why")]
+    GivesUp {
+        /// What ended its last connection.
+        problem: String,
+    },
+}
+
+/// How the replicas stand.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Replicas that are connected now.
+    pub attached: u32,
+    /// Full resyncs begun so far.
+    pub full_resyncs: u32,
+    /// The replica that last acknowledged the cut: all of the recording is applied there.
+    pub applied: Option<SocketAddr>,
+    /// The replica that acknowledged the cut has ended its connection since.
+    pub applied_left: bool,
+    /// What ended the last connection that ended before the cut.
+    pub problem: Option<String>,
+}
+
+/// A listening primary; see the module.
+pub struct Primary {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What all connections of a primary have in common.
+struct Shared {
+    recording: Recording,
+    password: Password,
+    replication_id: String,
+    progress: Progress,
+    standing: watch::Sender<Standing>,
+}
+
+impl Primary {
+    /// Listens; `address` may have port 0 for any that is free.
+    ///
+    /// # Errors
+    /// When it cannot listen there.
+    pub async fn bind(address: SocketAddr, recording: Recording, progress: Progress) -> Result<Self, PrimaryError> {
+        let refused = |source| PrimaryError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let shared = Shared {
+            recording,
+            password: Password::generate()?,
+            replication_id: secret::random_hex()?,
+            progress,
+            standing: watch::Sender::default(),
+        };
+        Ok(Self { listener, address, shared: Arc::new(shared) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What a replica must have as `masterauth`.
+    #[must_use]
+    pub fn password(&self) -> &Password {
+        &self.shared.password
+    }
+
+    /// How the replicas stand, from now on.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.standing.subscribe()
+    }
+
+    /// Serves replicas until it is dropped, or until the archive fails: then an object is damaged or
+    /// the store out of reach, and every replica is cut off before it has everything.
+    pub async fn run(self) -> PrimaryError {
+        let mut peers = JoinSet::new();
+        let room = Arc::new(Semaphore::new(PEERS_MAX));
+        loop {
+            tokio::select! {
+                Some(ended) = peers.join_next() => {
+                    if let Err(error) = ended.map_err(FetchError::Task).flatten() {
+                        return error.into();
+                    }
+                }
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+                        let shared = Arc::clone(&self.shared);
+                        peers.spawn(async move {
+                            let outcome = serve(&shared, stream, peer).await;
+                            drop(place);
+                            outcome
+                        });
+                    }
+                    // Out of file descriptors, or the peer has gone: the next may do better.
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Serves one peer to its end. Only the archive's failures are errors; the peer's end its connection.
+async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), FetchError> {
+    // Without it the last bytes and GETACK wait for acknowledgements of those before.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let handshake = handshake::shake_hands(&shared.password, stream);
+    let (reader, writer) = match tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::info!(%peer, %error, "a peer did not become a replica");
+            return Ok(());
+        }
+        Err(_) => {
+            tracing::info!(%peer, "a peer did not ask for replication in time");
+            return Ok(());
+        }
+    };
+    tracing::info!(%peer, "a server replicates");
+    shared.standing.send_modify(|standing| {
+        standing.attached += 1;
+        standing.full_resyncs += 1;
+    });
+    let outcome = Feed::new(shared, peer, reader, writer).run().await;
+    shared.standing.send_modify(|standing| {
+        standing.attached -= 1;
+        if standing.applied == Some(peer) {
+            standing.applied_left = true;
+        } else if let Err(feed::FeedError::Peer(problem)) = &outcome {
+            standing.problem = Some(problem.to_string());
+        }
+    });
+    match outcome {
+        Err(feed::FeedError::Archive(error)) => Err(error),
+        Err(feed::FeedError::Peer(error)) => {
+            tracing::info!(%peer, %error, "a server stopped replicating");
+            Ok(())
+        }
+        Ok(never) => match never {},
+    }
+}
+
+/// Waits until a replica has applied everything.
+///
+/// # Errors
+/// When none comes, it is lost, or it breaks off again and again.
+pub async fn until_applied(mut standing: watch::Receiver<Standing>, address: SocketAddr) -> Result<(), PrimaryError> {
+    loop {
+        let now = standing.borrow_and_update().clone();
+        if now.applied.is_some() {
+            return Ok(());
+        }
+        let problem = || now.problem.clone().unwrap_or_else(|| "the connection ended".to_owned());
+        if now.full_resyncs >= FULL_RESYNCS_MAX && now.attached == 0 {
+            return Err(PrimaryError::GivesUp { problem: problem() });
+        }
+        let changed = if now.attached > 0 {
+            Ok(standing.changed().await)
+        } else {
+            tokio::time::timeout(ABSENCE_MAX, standing.changed()).await
+        };
+        match changed {
+            Ok(Ok(())) => {}
+            // The primary has ended; its own error says why.
+            Ok(Err(_)) => return Err(PrimaryError::Lost { problem: problem() }),
+            Err(_) if now.full_resyncs == 0 => return Err(PrimaryError::NobodyCame { address }),
+            Err(_) => return Err(PrimaryError::Lost { problem: problem() }),
+        }
+    }
+}
