@@ -36,7 +36,7 @@ impl Mark {
     pub fn take(label: &str, primary: &Server, mut settle: impl FnMut(u64)) -> Self {
         let mut cli = primary.cli();
         for _ in 0..20 {
-            let dataset = capture_live(&mut cli, primary.flavor());
+            let dataset = capture_live(primary);
             let offset = cli.offset();
             settle(offset);
             std::thread::sleep(DISTANCE);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{Entry, Group, Name, Pending, Stream};
+use crate::dataset::{Entry, Field, Group, Name, Pending, Stream};
 use crate::poll;
 use crate::server::Cli;
 use crate::servers::Flavor;
@@ -84,9 +84,14 @@ fn apply(keys: &mut BTreeMap<Name, Entry>, verb: &[u8], command: &[&[u8]]) {
     kind.clone_into(&mut entry.kind);
     match verb {
         b"PEXPIREAT" => entry.expires_at = Some(parse(command[2])),
-        // HPEXPIREAT key time FIELDS 1 field; HSETEX key PXAT time FIELDS 1 field value
-        b"HPEXPIREAT" => add_field(entry, command[5], command[2]),
-        b"HSETEX" => add_field(entry, command[6], command[3]),
+        b"HMSET" | b"HSET" => add_fields(entry, &command[2..], None),
+        // HSETEX key PXAT time FIELDS n field value ...
+        b"HSETEX" => add_fields(entry, &command[6..], Some(parse(command[3]))),
+        // HPEXPIREAT key time FIELDS 1 field
+        b"HPEXPIREAT" => {
+            let field = Name(command[5].to_vec());
+            entry.fields.entry(field).or_default().expires_at = Some(parse(command[2]));
+        }
         b"XADD" => entry.stream.get_or_insert_default().last_id = Name(command[2].to_vec()),
         b"XSETID" => set_id(entry.stream.get_or_insert_default(), command),
         b"XGROUP" => add_group(entry.stream.get_or_insert_default(), command),
@@ -95,8 +100,12 @@ fn apply(keys: &mut BTreeMap<Name, Entry>, verb: &[u8], command: &[&[u8]]) {
     }
 }
 
-fn add_field(entry: &mut Entry, field: &[u8], time: &[u8]) {
-    entry.fields.insert(Name(field.to_vec()), parse(time));
+fn add_fields(entry: &mut Entry, pairs: &[&[u8]], expires_at: Option<u64>) {
+    let (pairs, _) = pairs.as_chunks::<2>();
+    for [field, value] in pairs {
+        let value = Name(value.to_vec());
+        entry.fields.insert(Name(field.to_vec()), Field { value, expires_at });
+    }
 }
 
 /// `XSETID key last-id [ENTRIESADDED n MAXDELETEDID id]`

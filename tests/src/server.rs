@@ -145,6 +145,7 @@ impl Server {
         ];
         if self.flavor.is_7_0() {
             lines.push("enable-debug-command yes".to_owned());
+            lines.push("enable-protected-configs yes".to_owned());
         }
         if let Some(module) = &self.flavor.graph_module {
             // CMD_INFO writes telemetry streams into the keyspace, also for queries that only read

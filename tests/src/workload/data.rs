@@ -37,7 +37,7 @@ pub(super) fn lists(w: &mut Workload) -> Vec<Command> {
         3 => command!["LINSERT", key, "BEFORE", "pivot", value],
         4 => command!["LPOP", key, w.number(3)],
         5 => command!["LREM", key, "0", "pivot"],
-        6 => command!["BLMOVE", key, w.key("list"), "RIGHT", "LEFT", "0.001"],
+        6 => command!["BLMOVE", key, w.key("list"), "RIGHT", "LEFT", "0.01"],
         7 => command!["LPUSH", key, "pivot", value],
         _ => command!["RPUSH", key, value, "pivot", w.number(100)],
     };
