@@ -43,12 +43,21 @@ impl RestoreError {
     /// Whether the archive is damaged (exit status 4).
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Fetch(error) | Self::Primary(PrimaryError::Fetch(error)) if error.is_damage())
+        self.fetch_error().is_some_and(FetchError::is_damage)
     }
 
     /// Whether the store could not be reached or refused (exit status 5).
     #[must_use]
     pub fn is_store(&self) -> bool {
-        matches!(self, Self::Fetch(error) | Self::Primary(PrimaryError::Fetch(error)) if error.is_store())
+        self.fetch_error().is_some_and(FetchError::is_store)
+    }
+
+    /// What the archive did not give, if that was the cause.
+    fn fetch_error(&self) -> Option<&FetchError> {
+        match self {
+            Self::Fetch(error) | Self::Primary(PrimaryError::Fetch(error)) => Some(error),
+            Self::Into(IntoError::LeftReplica { source, .. }) => source.fetch_error(),
+            _ => None,
+        }
     }
 }
