@@ -1,3 +1,4 @@
 //! Stories told on real servers, one module each.
 
+mod faults;
 mod harness;

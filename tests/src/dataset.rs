@@ -155,8 +155,7 @@ pub struct Tolerance {
 
 impl Tolerance {
     /// None at all.
-    pub const EXACT: Self =
-        Self { expiry: Duration::ZERO, digests_hide_fields: false, reads_unknown: false };
+    pub const EXACT: Self = Self { expiry: Duration::ZERO, digests_hide_fields: false, reads_unknown: false };
 
     /// What is fair for this server.
     pub fn of(flavor: &Flavor) -> Self {
@@ -171,9 +170,7 @@ impl Tolerance {
 
     fn allows(self, expected: Option<u64>, actual: Option<u64>) -> bool {
         match (expected, actual) {
-            (Some(expected), Some(actual)) => {
-                u128::from(expected.abs_diff(actual)) <= self.expiry.as_millis()
-            }
+            (Some(expected), Some(actual)) => u128::from(expected.abs_diff(actual)) <= self.expiry.as_millis(),
             (expected, actual) => expected == actual,
         }
     }
@@ -253,13 +250,7 @@ fn compare_databases(
     }
 }
 
-fn compare_entries(
-    place: &str,
-    expected: &Entry,
-    actual: &Entry,
-    tolerance: Tolerance,
-    found: &mut Vec<String>,
-) {
+fn compare_entries(place: &str, expected: &Entry, actual: &Entry, tolerance: Tolerance, found: &mut Vec<String>) {
     if expected.kind != actual.kind {
         found.push(format!("{place}: a {} became a {}", expected.kind, actual.kind));
     } else if expected.digest != actual.digest && tolerance.compares_digest(&expected.kind) {
@@ -284,16 +275,8 @@ fn compare_entries(
     }
 }
 
-fn compare_streams(
-    place: &str,
-    expected: &Stream,
-    actual: &Stream,
-    tolerance: Tolerance,
-    found: &mut Vec<String>,
-) {
-    let ids = |stream: &Stream| {
-        (stream.last_id.clone(), stream.added, stream.max_deleted_id.clone())
-    };
+fn compare_streams(place: &str, expected: &Stream, actual: &Stream, tolerance: Tolerance, found: &mut Vec<String>) {
+    let ids = |stream: &Stream| (stream.last_id.clone(), stream.added, stream.max_deleted_id.clone());
     if ids(expected) != ids(actual) {
         let (before, after) = (ids(expected), ids(actual));
         found.push(format!("{place}: last id, added, deleted {before:?} became {after:?}"));

@@ -14,14 +14,8 @@ pub struct Graph {
 
 const QUERIES: [(&str, &str); 4] = [
     ("nodes", "MATCH (n) RETURN ID(n), labels(n), properties(n) ORDER BY ID(n)"),
-    (
-        "edges",
-        "MATCH (a)-[e]->(b) RETURN ID(e), type(e), ID(a), ID(b), properties(e) ORDER BY ID(e)",
-    ),
-    (
-        "indexes",
-        "CALL db.indexes() YIELD label, properties, types, language, stopwords, entitytype, status",
-    ),
+    ("edges", "MATCH (a)-[e]->(b) RETURN ID(e), type(e), ID(a), ID(b), properties(e) ORDER BY ID(e)"),
+    ("indexes", "CALL db.indexes() YIELD label, properties, types, language, stopwords, entitytype, status"),
     ("constraints", "CALL db.constraints() YIELD type, label, properties, entitytype, status"),
 ];
 

@@ -8,6 +8,8 @@
 //! Everything but the object store is blocking: a story reads from top to bottom, and none of it
 //! shares a runtime with the code under test.
 
+#![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
+
 pub mod dataset;
 pub mod fake_primary;
 pub mod faulty_store;

@@ -38,15 +38,9 @@ pub fn capture_live(server: &Server) -> Dataset {
     let cli = &mut cli;
     for _ in 0..20 {
         let before = digest(cli);
-        let databases = sizes(cli)
-            .into_iter()
-            .map(|(number, size)| (number, ask_database(cli, flavor, number, size)))
-            .collect();
-        let dataset = Dataset {
-            digest: digest(cli),
-            databases,
-            libraries: libraries(cli, flavor),
-        };
+        let databases =
+            sizes(cli).into_iter().map(|(number, size)| (number, ask_database(cli, flavor, number, size))).collect();
+        let dataset = Dataset { digest: digest(cli), databases, libraries: libraries(cli, flavor) };
         // asking made the server drop what had expired, or its own cycle did: ask once more
         let whole = dataset.databases.values().all(|db| db.size == db.keys.len() as u64);
         if before == dataset.digest && whole {
@@ -79,11 +73,7 @@ pub fn capture_suspended(server: &Server) -> Dataset {
             })
             .collect();
         cli.command(&["SELECT", "0"]);
-        let dataset = Dataset {
-            digest: digest(&mut cli),
-            databases,
-            libraries: libraries(&mut cli, flavor),
-        };
+        let dataset = Dataset { digest: digest(&mut cli), databases, libraries: libraries(&mut cli, flavor) };
         if before == dataset.digest {
             for (number, database) in &dataset.databases {
                 let (size, written) = (database.size, database.keys.len() as u64);
@@ -127,9 +117,7 @@ fn save_to(server: &Server, path: &Path) {
     // them with its end
     let in_progress = "rdb_bgsave_in_progress";
     poll::until_true("the server begins a save", || cli.try_command(&["BGSAVE"]).is_ok());
-    poll::until_true("the server has saved", || {
-        cli.info("persistence", in_progress).as_deref() == Some("0")
-    });
+    poll::until_true("the server has saved", || cli.info("persistence", in_progress).as_deref() == Some("0"));
     assert_eq!(cli.info("persistence", "rdb_last_bgsave_status").as_deref(), Some("ok"));
     cli.command(&["CONFIG", "SET", "dbfilename", &own]);
     let saved = server.data_dir().join(NAME);
@@ -345,7 +333,5 @@ fn request(words: &[&str], name: &Name) -> Vec<Vec<u8>> {
 /// When it does not within [`poll::PATIENCE`].
 pub fn wait_level(primary: &Server, replica: &Server) {
     replica.wait_synced();
-    poll::until_true("the replica is level with its primary", || {
-        replica.cli().offset() == primary.cli().offset()
-    });
+    poll::until_true("the replica is level with its primary", || replica.cli().offset() == primary.cli().offset());
 }

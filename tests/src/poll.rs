@@ -20,20 +20,13 @@ pub fn until<T>(what: &str, answer: impl FnMut() -> Option<T>) -> T {
 ///
 /// # Panics
 /// When it is not, naming `what` was waited for.
-pub fn until_within<T>(
-    patience: Duration,
-    what: &str,
-    mut answer: impl FnMut() -> Option<T>,
-) -> T {
+pub fn until_within<T>(patience: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = answer() {
             return found;
         }
-        assert!(
-            started.elapsed() < patience,
-            "waited {patience:?} in vain until {what}"
-        );
+        assert!(started.elapsed() < patience, "waited {patience:?} in vain until {what}");
         std::thread::sleep(INTERVAL);
     }
 }

@@ -30,9 +30,7 @@ pub fn command(program: impl AsRef<Path>) -> Command {
 /// The first executable of this name on PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Spawns on a thread that lives as long as the process: the kernel takes the death of the thread
@@ -70,15 +68,8 @@ impl Process {
     /// Starts a [`command`], standard output and error appended to the file `log`.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> io::Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output);
-        Ok(Self {
-            name: name.to_owned(),
-            child: spawn_for_life(command)?,
-            log: log.to_owned(),
-        })
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        Ok(Self { name: name.to_owned(), child: spawn_for_life(command)?, log: log.to_owned() })
     }
 
     /// The process id.
@@ -125,7 +116,7 @@ impl Drop for Process {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            println!("--- end of the log of {}:\n{}", self.name, last_lines(&self.log(), 25));
+            println!("--- end of the log of {}:\n{}", self.name, last_lines(&self.log(), 40));
         }
     }
 }

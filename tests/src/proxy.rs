@@ -161,10 +161,7 @@ fn forward(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::i
     server.set_nodelay(true)?;
     let pair = [client.try_clone()?, server.try_clone()?];
     lock(&shared.connections).push(pair);
-    for (from, to, to_client) in [
-        (client.try_clone()?, server.try_clone()?, false),
-        (server, client, true),
-    ] {
+    for (from, to, to_client) in [(client.try_clone()?, server.try_clone()?, false), (server, client, true)] {
         let shared = shared.clone();
         std::thread::spawn(move || {
             pump(&from, &to, to_client, &shared).ok();
@@ -200,6 +197,10 @@ fn pump(from: &TcpStream, to: &TcpStream, to_client: bool, shared: &Shared) -> s
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
             Err(error) => return Err(error),
         };
+        // stalled while it waited in `read`
+        while *lock(&shared.flow) == Flow::Stall {
+            std::thread::sleep(TICK);
+        }
         if to_client {
             deliver(to, &buffer[..count], [from, to], shared)?;
             if let Flow::Throttle(rate) = flow {
@@ -212,12 +213,7 @@ fn pump(from: &TcpStream, to: &TcpStream, to_client: bool, shared: &Shared) -> s
     }
 }
 
-fn deliver(
-    mut to: &TcpStream,
-    bytes: &[u8],
-    pair: [&TcpStream; 2],
-    shared: &Shared,
-) -> std::io::Result<()> {
+fn deliver(mut to: &TcpStream, bytes: &[u8], pair: [&TcpStream; 2], shared: &Shared) -> std::io::Result<()> {
     let delivered = shared.delivered.load(Ordering::Relaxed);
     let cut = *lock(&shared.cut_at);
     if let Some((at, ending)) = cut

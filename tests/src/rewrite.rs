@@ -41,8 +41,8 @@ fn base_file(cli: &mut Cli, flavor: &Flavor) -> PathBuf {
         return folder.join(name);
     }
     let folder = folder.join(get("appenddirname"));
-    let manifest = std::fs::read_to_string(folder.join(format!("{name}.manifest")))
-        .expect("a rewrite leaves a manifest");
+    let manifest =
+        std::fs::read_to_string(folder.join(format!("{name}.manifest"))).expect("a rewrite leaves a manifest");
     let base = manifest.lines().find(|line| line.contains(" type b"));
     let file = base.and_then(|line| line.split_whitespace().nth(1));
     Path::new(&folder).join(file.expect("the manifest names a base file"))

@@ -54,11 +54,7 @@ impl ServerOptions {
     }
 
     fn restored(dir: &Path) -> Self {
-        Self {
-            replica_of: Some(DEAD_ADDRESS),
-            data_dir: Some(dir.to_owned()),
-            ..Self::default()
-        }
+        Self { replica_of: Some(DEAD_ADDRESS), data_dir: Some(dir.to_owned()), ..Self::default() }
     }
 }
 
@@ -87,18 +83,9 @@ impl Server {
     /// When it does not, with the end of its log.
     pub fn start_with(flavor: &Flavor, options: ServerOptions) -> Self {
         // a socket's path has room for about a hundred bytes, so not in a deep folder
-        let folder = tempfile::Builder::new()
-            .prefix("rw-")
-            .tempdir_in("/tmp")
-            .expect("a temporary folder can be made");
+        let folder = tempfile::Builder::new().prefix("rw-").tempdir_in("/tmp").expect("a temporary folder can be made");
         std::fs::create_dir(folder.path().join("data")).expect("the folder is new");
-        let mut server = Self {
-            flavor: flavor.clone(),
-            options,
-            process: None,
-            port: 0,
-            folder,
-        };
+        let mut server = Self { flavor: flavor.clone(), options, process: None, port: 0, folder };
         for _ in 0..5 {
             server.port = free_port();
             match server.launch() {
@@ -116,8 +103,8 @@ impl Server {
         let mut server = command(&self.flavor.program);
         server.arg(&config).current_dir(self.folder.path());
         let log = self.folder.path().join("server.log");
-        let process = Process::spawn(&self.flavor.to_string(), server, &log)
-            .expect("an installed server can be executed");
+        let process =
+            Process::spawn(&self.flavor.to_string(), server, &log).expect("an installed server can be executed");
         let process = self.process.insert(process);
         let socket = self.folder.path().join("socket");
         poll::until("the server answers PING", || {
@@ -303,9 +290,7 @@ impl Cli {
         for command in commands {
             bytes.extend(packed(command).get_packed_command());
         }
-        self.connection
-            .req_packed_commands(&bytes, 0, commands.len())
-            .expect("the server answers a pipeline")
+        self.connection.req_packed_commands(&bytes, 0, commands.len()).expect("the server answers a pipeline")
     }
 
     /// One line of `INFO section`.

@@ -15,8 +15,16 @@ use crate::process::on_path;
 
 /// The servers that stories are told on.
 pub const NAMES: [&str; 10] = [
-    "redis-6.2", "redis-7.0", "redis-7.2", "redis-7.4", "redis-8.0", "redis-8.6", "valkey-8.0",
-    "valkey-8.1", "valkey-9", "falkordb",
+    "redis-6.2",
+    "redis-7.0",
+    "redis-7.2",
+    "redis-7.4",
+    "redis-8.0",
+    "redis-8.6",
+    "valkey-8.0",
+    "valkey-8.1",
+    "valkey-9",
+    "falkordb",
 ];
 
 /// Who made a server.

@@ -120,8 +120,7 @@ pub(super) fn bits_and_hyperloglogs(w: &mut Workload) -> Vec<Command> {
 pub(super) fn geo(w: &mut Workload) -> Vec<Command> {
     let (longitude, latitude) = (w.number(180), w.number(85));
     let add = command!["GEOADD", w.key("geo"), longitude, latitude, w.number(20)];
-    let store = command![
-        "GEOSEARCHSTORE", w.key("zset"), w.key("geo"), "FROMLONLAT", "15", "37", "BYRADIUS", "5000", "km"
-    ];
+    let store =
+        command!["GEOSEARCHSTORE", w.key("zset"), w.key("geo"), "FROMLONLAT", "15", "37", "BYRADIUS", "5000", "km"];
     vec![add, store]
 }

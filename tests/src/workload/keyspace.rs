@@ -2,8 +2,7 @@
 
 use super::{Command, Workload, command};
 
-const KINDS: [&str; 9] =
-    ["string", "counter", "list", "set", "zset", "hash", "bits", "stream", "geo"];
+const KINDS: [&str; 9] = ["string", "counter", "list", "set", "zset", "hash", "bits", "stream", "geo"];
 
 pub(super) fn expiries(w: &mut Workload) -> Vec<Command> {
     let kind = w.pick(&KINDS);

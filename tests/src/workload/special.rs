@@ -81,11 +81,13 @@ pub(super) fn graphs(w: &mut Workload) -> Vec<Command> {
     let (one, other) = (w.number(40), w.number(40));
     let query = match w.rng.u8(0..9) {
         0 => format!("MATCH (p:Person {{n: {one}}}) DELETE p"),
-        1 => format!("MATCH (a:Person {{n: {one}}}), (b:Person {{n: {other}}}) CREATE (a)-[:KNOWS {{since: {one}}}]->(b)"),
+        1 => format!(
+            "MATCH (a:Person {{n: {one}}}), (b:Person {{n: {other}}}) CREATE (a)-[:KNOWS {{since: {one}}}]->(b)"
+        ),
         2 => format!("MATCH (p:Person {{n: {one}}}) SET p.seen = {other}, p.tags = ['a', {other}]"),
         3 => format!("MATCH (:Person {{n: {one}}})-[e:KNOWS]->() DELETE e"),
         4 => "CREATE INDEX FOR (p:Person) ON (p.n)".to_owned(),
-        5 => format!("UNWIND range(1, 20) AS i CREATE (:Thing {{i: i, r: rand(), s: 'thing {one}'}})"),
+        5 => format!("UNWIND range(1, 20) AS i CREATE (:Thing {{i: i, s: 'thing {one}'}})"),
         6 => format!("MATCH (t:Thing) WHERE t.i = {one} SET t:Old REMOVE t.s"),
         _ => format!("MERGE (:Person {{n: {one}, name: 'person {one}'}})"),
     };
