@@ -1,1 +1,363 @@
-//! The spool and its way to the store.
+//! The journal: takes the stream to the spool on disk, and from there to the store.
+//!
+//! ```text
+//! log reader --Entry--> queue --> sealer (thread: compress, write, sync) --> spool files
+//!                                                                             |
+//!        progress <-- fence check <-- contiguous <-- uploader (parallel puts) <-+
+//! ```
+//!
+//! It owns the archive's tenure (the term), the spool's folder, and the order in which anything
+//! becomes visible. It promises:
+//! - `received >= spooled >= stored >= durable` ([`Progress`]), asserted at every publication;
+//! - nothing counts as stored before everything before it is in the store and, after its put had
+//!   returned, no later term existed: what a fenced writer puts is never acknowledged;
+//! - a file leaves the spool only when its content counts as stored, so that kill -9 at any point
+//!   loses nothing that was reported;
+//! - memory stays bounded whatever the store does: the queue is 4 MiB, the sealer holds one batch, the
+//!   uploader at most 16 MiB; everything else lies on disk, up to the spool's limit.
+
+mod entry;
+mod error;
+mod lineage;
+mod pages;
+mod pending;
+mod persistence;
+mod progress;
+mod recovery;
+mod resume;
+mod sealer;
+mod snapshot_writer;
+mod spool;
+mod term;
+mod uploader;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use redwind_archive::documents::{Manifest, SnapshotReason};
+use redwind_archive::store::SourceStore;
+use redwind_archive::time::Clock;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+pub use entry::{BATCH_BYTES_MAX, Batch, Entry, EntrySender, ResumePoint};
+pub use error::{JournalError, Verdict};
+pub use progress::{Progress, ReceivedMark, SnapshotProgress, SnapshotState};
+pub use snapshot_writer::{SnapshotFacts, SnapshotWriter};
+pub use spool::SpoolUsage;
+
+use crate::config::SourceConfig;
+use entry::{Buffers, Tail};
+use persistence::Persistence;
+use progress::Board;
+use recovery::Survivors;
+use resume::{LogEnd, StoredLog};
+use sealer::{Sealer, SealerParts};
+use spool::Spool;
+use term::Tenure;
+use uploader::{Uploader, Upstream, blocking};
+
+/// How long a journal that is stopped goes on storing what it has.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(9);
+
+/// The journal of one source, open for writing; see the module.
+#[derive(Debug)]
+pub struct Journal {
+    upstream: Arc<Upstream>,
+    tail: Tail,
+    sender: Mutex<Option<EntrySender>>,
+    received: Arc<ReceivedMark>,
+    snapshots: watch::Sender<SnapshotState>,
+    compression_level: i32,
+    ended: CancellationToken,
+}
+
+/// What keeps the journal going; [`run`](Self::run) it beside whoever writes to the journal. Dropped,
+/// the journal ends as if the process had been killed.
+#[derive(Debug)]
+pub struct JournalTasks {
+    sealer: thread::JoinHandle<()>,
+    sealer_ended: oneshot::Receiver<Result<(), JournalError>>,
+    uploader: AbortOnDropHandle<Result<JournalEnd, JournalError>>,
+    stop: CancellationToken,
+    deadline: CancellationToken,
+    /// Ends the sealer and the snapshots when the tasks are gone.
+    _ended: DropGuard,
+    upstream: Arc<Upstream>,
+}
+
+/// How a journal ended that was stopped in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalEnd {
+    /// Segments that the store did not take in time; the spool keeps them for the next start.
+    pub left_segments: u64,
+    /// Their length in bytes.
+    pub left_bytes: u64,
+}
+
+/// The part of the configuration that the journal needs.
+#[derive(Clone, Debug)]
+struct Settings {
+    spool_dir: PathBuf,
+    spool_bytes_max: u64,
+    segment_bytes_max: u64,
+    compression_level: i32,
+}
+
+impl Journal {
+    /// Claims the archive's next term, checks the store, recovers the spool, and finds where the
+    /// archive ends. Makes the archive if there is none. Raises `clock` to the newest arrival time
+    /// in the archive.
+    ///
+    /// When `cancel` is cancelled, entries handed over by then are sealed and stored within
+    /// [`DRAIN_DEADLINE`]; stop the log reader first.
+    ///
+    /// # Errors
+    /// [`JournalError::verdict`] tells what it means to the process.
+    pub async fn open(
+        store: SourceStore,
+        config: &SourceConfig,
+        clock: Arc<Clock>,
+        cancel: CancellationToken,
+    ) -> Result<(Self, JournalTasks), JournalError> {
+        let settings = Settings {
+            spool_dir: config.spool.dir.clone(),
+            spool_bytes_max: config.spool.bytes_max,
+            segment_bytes_max: config.segment_bytes_max,
+            compression_level: config.compression_level,
+        };
+        Self::open_with(store, settings, clock, cancel).await
+    }
+
+    async fn open_with(
+        store: SourceStore,
+        settings: Settings,
+        clock: Arc<Clock>,
+        cancel: CancellationToken,
+    ) -> Result<(Self, JournalTasks), JournalError> {
+        let marker = term::open_archive(&store, &clock).await?;
+        // Before the claim, so that a second agent on this machine does not fence the first.
+        let (name, wanted, dir) = (store.name().clone(), marker.clone(), settings.spool_dir.clone());
+        let limit = settings.spool_bytes_max;
+        let (spool, files) = blocking(move || Spool::open(&dir, &name, &wanted, limit)).await?;
+        let spool = Arc::new(spool);
+
+        let tenure = Tenure::claim(store.clone(), marker.archive, &clock).await?;
+        let identity = tenure.identity;
+        let stored = resume::find_end(&store, &marker).await?;
+        let joined = Arc::clone(&spool);
+        let (stored, survivors) = blocking(move || {
+            let survivors = recovery::join(&joined, &files, &stored, identity);
+            (stored, survivors)
+        })
+        .await;
+        let survivors = survivors?;
+        clock.raise(survivors.end.as_ref().map(|end| end.newest_time).unwrap_or_default());
+        tell_opened(&store, &tenure, &survivors);
+        Self::start(store, settings, clock, cancel, Opened { spool, tenure, stored, survivors })
+    }
+
+    fn start(
+        store: SourceStore,
+        settings: Settings,
+        clock: Arc<Clock>,
+        cancel: CancellationToken,
+        opened: Opened,
+    ) -> Result<(Self, JournalTasks), JournalError> {
+        let Opened { spool, tenure, stored, survivors } = opened;
+        let identity = tenure.identity;
+        let Survivors { pending, end, next_seq } = survivors;
+        let received = Arc::new(ReceivedMark::default());
+        let board = Arc::new(Board::after_start(&tenure, &stored, end.as_ref(), &pending, Arc::clone(&received)));
+        let persistence = Persistence::new(Arc::clone(&board), Arc::clone(&clock), store.name().clone());
+        let snapshots =
+            watch::Sender::new(SnapshotState { last: newest_snapshot(&stored, end.as_ref()), ..Default::default() });
+        let suspicion = Notify::new();
+        let upstream = Arc::new(Upstream { store, tenure, spool, board, clock, persistence, suspicion });
+
+        let tail = Tail::new(end.as_ref().map(|end| end.point.clone()));
+        let buffers = Buffers::default();
+        let (sender, entries) = EntrySender::new(identity.term, tail.clone(), buffers.clone(), Arc::clone(&received));
+        let (sealed, incoming) = mpsc::unbounded_channel();
+        let oldest = pending.first().map_or(next_seq, |first| first.file().seq);
+        let (stored_seq, stored_seq_seen) = watch::channel(oldest.saturating_sub(1));
+        let (ended, deadline) = (CancellationToken::new(), CancellationToken::new());
+        let sealer = Sealer::new(SealerParts {
+            spool: Arc::clone(&upstream.spool),
+            board: Arc::clone(&upstream.board),
+            clock: Arc::clone(&upstream.clock),
+            snapshots: snapshots.clone(),
+            identity,
+            segment_bytes_max: settings.segment_bytes_max,
+            compression_level: settings.compression_level,
+            entries,
+            buffers,
+            sealed,
+            stored_seq: stored_seq_seen,
+            stop: cancel.clone(),
+            kill: ended.clone(),
+            next_seq,
+            end,
+        })?;
+        let (sealer, sealer_ended) = spawn_sealer(sealer, &upstream.spool)?;
+        let uploader = Uploader::new(Arc::clone(&upstream), pending, incoming, stored_seq);
+        let uploader = AbortOnDropHandle::new(tokio::spawn(uploader.run(deadline.clone())));
+        let tasks = JournalTasks {
+            sealer,
+            sealer_ended,
+            uploader,
+            stop: cancel,
+            deadline,
+            _ended: ended.clone().drop_guard(),
+            upstream: Arc::clone(&upstream),
+        };
+        let compression_level = settings.compression_level;
+        let sender = Mutex::new(Some(sender));
+        Ok((Self { upstream, tail, sender, received, snapshots, compression_level, ended }, tasks))
+    }
+
+    /// Where the stream must continue: after the last entry handed over, or, after a start, where
+    /// archive and spool end. `None` in an empty archive.
+    #[must_use]
+    pub fn resume_point(&self) -> Option<ResumePoint> {
+        let point = self.tail.get()?;
+        let has_snapshot = self.upstream.board.has_snapshot(point.position.history);
+        Some(ResumePoint { has_snapshot, ..point })
+    }
+
+    /// The way in, for its one user: the log reader, across its reconnects.
+    ///
+    /// # Panics
+    /// On the second call.
+    #[must_use]
+    pub fn sender(&self) -> EntrySender {
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.take().expect("the journal has one user")
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.upstream.board.watch()
+    }
+
+    /// How far the socket has been read: what [`Progress::received`] is sampled from.
+    #[must_use]
+    pub fn received(&self) -> Arc<ReceivedMark> {
+        Arc::clone(&self.received)
+    }
+
+    /// How much of the spool's limit is used. While it is full, nothing more should be read from the
+    /// server.
+    #[must_use]
+    pub fn spool_usage(&self) -> watch::Receiver<SpoolUsage> {
+        self.upstream.spool.usage()
+    }
+
+    /// Begins to store a snapshot. Drop the writer to give it up: then only chunks stay behind, which
+    /// nobody sees.
+    ///
+    /// # Errors
+    /// [`JournalError::SnapshotRunning`], or when the journal has ended.
+    #[expect(clippy::unused_async, reason = "must be called within a runtime, which an async fn says best")]
+    pub async fn begin_snapshot(&self, reason: SnapshotReason) -> Result<SnapshotWriter, JournalError> {
+        let (tail, ended) = (self.tail.clone(), self.ended.clone());
+        SnapshotWriter::begin(&self.upstream, &self.snapshots, tail, self.compression_level, reason, ended)
+    }
+
+    /// The newest complete snapshot of the newest history, and the one that is being taken.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<SnapshotState> {
+        self.snapshots.subscribe()
+    }
+}
+
+/// What was found and claimed, before anything runs.
+struct Opened {
+    spool: Arc<Spool>,
+    tenure: Tenure,
+    stored: StoredLog,
+    survivors: Survivors,
+}
+
+/// The newest snapshot, if it is of the history with which the log ends.
+fn newest_snapshot(stored: &StoredLog, end: Option<&LogEnd>) -> Option<Arc<Manifest>> {
+    let newest = stored.newest_snapshot.as_ref();
+    newest.filter(|newest| end.is_some_and(|end| end.point.position.history == newest.position.history)).cloned()
+}
+
+fn tell_opened(store: &SourceStore, tenure: &Tenure, survivors: &Survivors) {
+    let term = tenure.identity.term;
+    let spooled = survivors.pending.len();
+    match &survivors.end {
+        Some(end) => tracing::info!(%store, %term, position = %end.point.position, spooled, "opened the archive"),
+        None => tracing::info!(%store, %term, "opened a new archive"),
+    }
+}
+
+type Ended = oneshot::Receiver<Result<(), JournalError>>;
+
+fn spawn_sealer(sealer: Sealer, spool: &Spool) -> Result<(thread::JoinHandle<()>, Ended), JournalError> {
+    let (tell, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    let run = move || {
+        // Nobody listens any more after a kill.
+        drop(tell.send(sealer.run(&runtime)));
+    };
+    let spawned = thread::Builder::new().name("redwind-sealer".to_owned()).spawn(run);
+    let thread = spawned.map_err(|source| spool::failed("start a thread for", spool.dir(), source))?;
+    Ok((thread, ended))
+}
+
+impl JournalTasks {
+    /// Runs the journal until it is cancelled and has drained, or fails.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`], or what has failed.
+    ///
+    /// # Panics
+    /// When a part of the journal has panicked.
+    pub async fn run(self) -> Result<JournalEnd, JournalError> {
+        let Self { sealer, sealer_ended, mut uploader, stop, deadline, _ended, upstream } = self;
+        let sealed = async {
+            match sealer_ended.await {
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(Err(error)) => Err(error),
+                Err(_) => match sealer.join() {
+                    Err(panic) => std::panic::resume_unwind(panic),
+                    Ok(()) => Err(JournalError::Closed),
+                },
+            }
+        };
+        let timed_out = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN_DEADLINE).await;
+            deadline.cancel();
+            std::future::pending::<Infallible>().await
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = sealed => ended,
+            uploaded = &mut uploader => match uploaded {
+                Ok(uploaded) => uploaded,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            never = timed_out => match never {},
+        };
+        match &ended {
+            Ok(JournalEnd { left_segments: 0, .. }) => {}
+            Ok(left) => tracing::warn!(
+                segments = left.left_segments, bytes = left.left_bytes, spool = %upstream.spool.dir().display(),
+                "the store did not take everything in time; the spool keeps the rest for the next start"
+            ),
+            Err(JournalError::Fenced(_)) => upstream.board.fenced(),
+            Err(_) => {}
+        }
+        ended
+    }
+}

@@ -93,6 +93,7 @@ pub struct Block {
     pub raw_bytes: u32,
     codec: u8,
     first_time: Timestamp,
+    encoded: Bytes,
     marks: Bytes,
     payload: Bytes,
 }
@@ -125,6 +126,7 @@ impl Block {
             raw_bytes: raw as u32,
             codec,
             first_time,
+            encoded: bytes.slice(..total),
             marks: bytes.slice(HEAD_BYTES..HEAD_BYTES + marks),
             payload: bytes.slice(HEAD_BYTES + marks..total),
         };
@@ -135,6 +137,11 @@ impl Block {
     #[must_use]
     pub fn end(&self) -> Offset {
         self.start.advance(u64::from(self.raw_bytes))
+    }
+
+    /// The block as it stands in its segment, head included.
+    pub(super) fn encoded(&self) -> &Bytes {
+        &self.encoded
     }
 
     /// The reads that brought the block's bytes, in order; the last ends with the block.

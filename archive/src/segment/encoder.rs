@@ -4,7 +4,8 @@ use std::io;
 
 use zstd::bulk::Compressor;
 
-use super::block::{self, Mark};
+use super::block::{self, Block, Mark};
+use super::decoder::SegmentError;
 use super::header::SegmentHeader;
 use super::trailer::{TRAILER_BYTES, Trailer};
 use crate::layout::SegmentName;
@@ -65,14 +66,39 @@ impl SegmentEncoder {
     ) -> io::Result<()> {
         let at = out.len();
         block::encode(compressor, self.end, bytes, marks, out)?;
-        self.crc.update(&out[at..]);
-        self.blocks += 1;
-        self.end = self.end.advance(bytes.len() as u64);
-        self.first_arrival = self.first_arrival.or(marks.first().map(|mark| mark.time));
-        self.last_arrival = marks.last().map(|mark| mark.time);
+        self.added(&out[at..], bytes.len() as u64, marks);
+        self.count(records, writes);
+        Ok(())
+    }
+
+    /// Appends a block of another segment to `out`, byte for byte: how what a dead writer left is
+    /// put under another header. The records that end in it are told by [`count`](Self::count).
+    ///
+    /// # Errors
+    /// [`SegmentError::Block`] when its marks do not add up.
+    ///
+    /// # Panics
+    /// If it does not begin where this segment ends so far: the caller's invariant.
+    pub fn copy_block(&mut self, block: &Block, out: &mut Vec<u8>) -> Result<(), SegmentError> {
+        assert_eq!(block.start, self.end, "a block that does not follow");
+        let marks = block.marks()?;
+        out.extend_from_slice(block.encoded());
+        self.added(block.encoded(), u64::from(block.raw_bytes), &marks);
+        Ok(())
+    }
+
+    /// Adds to the number of records that end in the segment, and to that of the writes among them.
+    pub fn count(&mut self, records: u64, writes: u64) {
         self.records += records;
         self.writes += writes;
-        Ok(())
+    }
+
+    fn added(&mut self, encoded: &[u8], stream_bytes: u64, marks: &[Mark]) {
+        self.crc.update(encoded);
+        self.blocks += 1;
+        self.end = self.end.advance(stream_bytes);
+        self.first_arrival = self.first_arrival.or(marks.first().map(|mark| mark.time));
+        self.last_arrival = marks.last().map(|mark| mark.time);
     }
 
     /// The header that the segment began with.

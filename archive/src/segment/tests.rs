@@ -108,3 +108,17 @@ fn an_empty_segment_vouches_for_time_alone() {
     assert_eq!((name.start, name.end, name.time), (Offset(77), Offset(77), trailer.read_until));
     assert_eq!(Segment::decode(&object).unwrap().blocks.len(), 0);
 }
+
+#[test]
+fn copied_blocks_make_the_segment_that_they_came_from() {
+    let (object, name, trailer) = encode(100, &[vec![b'x'; 700], (0..=255).collect()]);
+    let original = Segment::decode(&object).unwrap();
+    let mut out = Vec::new();
+    let mut encoder = SegmentEncoder::begin(original.header.clone(), &mut out);
+    for block in &original.blocks {
+        encoder.copy_block(block, &mut out).unwrap();
+    }
+    encoder.count(trailer.records, trailer.writes);
+    assert_eq!(encoder.finish(trailer.read_until, &mut out), (name, trailer));
+    assert_eq!(out, object);
+}

@@ -1,0 +1,96 @@
+//! What is in the spool and waits to be stored, in the order of the log.
+
+use bytes::Bytes;
+use redwind_archive::documents::HistoryStart;
+use redwind_archive::layout::SegmentName;
+use redwind_archive::position::{HistoryId, Position};
+use redwind_archive::segment::{Segment, SegmentEncoder};
+use redwind_archive::time::Timestamp;
+
+use super::error::JournalError;
+use super::recovery::rehead;
+use super::spool::{Spool, Spooled};
+use super::term::Identity;
+
+/// Something to be stored.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A history's document.
+    History {
+        /// Its file.
+        file: Spooled,
+        /// The document, under this agent's term.
+        start: Box<HistoryStart>,
+    },
+    /// A segment.
+    Segment(PendingSegment),
+}
+
+/// A sealed segment. A few dozen bytes each, so that a long outage of the store is remembered in
+/// little memory; the segment itself is read from its file when its turn comes.
+#[derive(Debug)]
+pub(super) struct PendingSegment {
+    /// Its file.
+    pub(super) file: Spooled,
+    /// The range and time that it will be named by.
+    pub(super) name: SegmentName,
+    /// Its history.
+    pub(super) history: HistoryId,
+    /// As in its header.
+    pub(super) late_since: Option<Timestamp>,
+    /// Until when everything that the server had sent stands in it or before it.
+    pub(super) read_until: Timestamp,
+    /// Checksum of the segment before it, under this agent's term.
+    pub(super) predecessor: Option<u32>,
+    /// Its checksum, under this agent's term.
+    pub(super) crc32: u32,
+    /// Writes that end in it.
+    pub(super) writes: u64,
+    /// Whether somebody may wait for it: an idle minute's is not urgent.
+    pub(super) urgent: bool,
+}
+
+impl Pending {
+    /// Its file.
+    pub(super) fn file(&self) -> &Spooled {
+        match self {
+            Self::History { file, .. } => file,
+            Self::Segment(segment) => &segment.file,
+        }
+    }
+
+    /// The segment, if it is one.
+    pub(super) fn segment(&self) -> Option<&PendingSegment> {
+        match self {
+            Self::History { .. } => None,
+            Self::Segment(segment) => Some(segment),
+        }
+    }
+}
+
+impl PendingSegment {
+    /// Where it ends.
+    pub(super) fn end(&self) -> Position {
+        Position { history: self.history, offset: self.name.end }
+    }
+
+    /// Reads the object from the spool, under this agent's term, and checks every byte of it.
+    pub(super) fn load(&self, spool: &Spool, identity: Identity) -> Result<Bytes, JournalError> {
+        let damaged = || JournalError::SpoolDamaged { path: spool.path(self.file.kind, self.file.seq) };
+        let bytes = spool.read(&self.file)?;
+        let segment = Segment::decode(&bytes).map_err(|_| damaged())?;
+        let (object, crc32) = if segment.header.writer == identity.writer {
+            (bytes, segment.trailer.crc32)
+        } else {
+            let mut out = Vec::with_capacity(bytes.len());
+            let mut encoder = SegmentEncoder::begin(rehead(&segment.header, identity, self.predecessor), &mut out);
+            for block in &segment.blocks {
+                encoder.copy_block(block, &mut out).map_err(|_| damaged())?;
+            }
+            encoder.count(segment.trailer.records, segment.trailer.writes);
+            let (_, trailer) = encoder.finish(segment.trailer.read_until, &mut out);
+            (Bytes::from(out), trailer.crc32)
+        };
+        if crc32 == self.crc32 { Ok(object) } else { Err(damaged()) }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a spool still holds that the store does not: sealed, chained to the stored end, and put
+//! under the new term.
+//!
+//! A file counts if it continues the log where the store, and the files before it, end: same history,
+//! same offset, same replication ID. Anything else is in the store already, or was given up by
+//! another writer that took over since, and is removed.
+
+use std::sync::Arc;
+
+use redwind_archive::documents::HistoryStart;
+use redwind_archive::position::Position;
+use redwind_archive::segment::{self, Block, Recovered, SegmentEncoder, SegmentError, SegmentHeader};
+use redwind_stream::FramerState;
+
+use super::entry::ResumePoint;
+use super::error::JournalError;
+use super::lineage;
+use super::pending::{Pending, PendingSegment};
+use super::resume::{LogEnd, StoredLog, scan};
+use super::spool::{Kind, Spool, Spooled};
+use super::term::Identity;
+
+/// What the spool adds to the stored log.
+#[derive(Debug)]
+pub(super) struct Survivors {
+    /// What is to be stored, in order.
+    pub(super) pending: Vec<Pending>,
+    /// Where the log ends with them.
+    pub(super) end: Option<LogEnd>,
+    /// The next free sequence number.
+    pub(super) next_seq: u64,
+}
+
+/// Joins the spool's files, in order, to the stored log, and removes those that do not belong.
+pub(super) fn join(
+    spool: &Arc<Spool>,
+    files: &[Spooled],
+    stored: &StoredLog,
+    identity: Identity,
+) -> Result<Survivors, JournalError> {
+    let mut joiner = Joiner { spool, stored, identity, end: stored.end.clone(), last: None };
+    let mut pending = Vec::new();
+    let mut surplus = Vec::new();
+    for file in files {
+        let joined = match file.kind {
+            Kind::Segment => joiner.segment(file)?.map(Pending::Segment),
+            Kind::History => joiner.history(file)?.map(|start| Pending::History { file: *file, start }),
+        };
+        match joined {
+            Some(joined) => pending.push(joined),
+            None => surplus.push(*file),
+        }
+    }
+    joiner.scan_last()?;
+    let end = joiner.end;
+    for file in &surplus {
+        spool.remove(file)?;
+    }
+    Ok(Survivors { pending, end, next_seq: files.last().map_or(1, |last| last.seq + 1) })
+}
+
+struct Joiner<'a> {
+    spool: &'a Arc<Spool>,
+    stored: &'a StoredLog,
+    identity: Identity,
+    end: Option<LogEnd>,
+    /// The last segment joined: only its stream has to be scanned.
+    last: Option<(FramerState, Vec<Block>)>,
+}
+
+impl Joiner<'_> {
+    fn history(&mut self, file: &Spooled) -> Result<Option<Box<HistoryStart>>, JournalError> {
+        let Ok(mut start) = self.spool.read_history(file) else {
+            tracing::warn!(path = %self.spool.path(file.kind, file.seq).display(), "dropping a damaged document");
+            return Ok(None);
+        };
+        if self.stored.histories.contains(&start.history) {
+            return Ok(None);
+        }
+        if start.predecessor != self.position() {
+            tracing::warn!(history = %start.history, "dropping a history that another writer's log does not lead to");
+            return Ok(None);
+        }
+        start.term = self.identity.term;
+        self.end = Some(LogEnd {
+            history_start: start.start,
+            started: start.started,
+            newest_time: start.started,
+            point: ResumePoint::at_start_of(&start),
+            last_crc32: None,
+        });
+        self.last = None;
+        Ok(Some(Box::new(start)))
+    }
+
+    fn segment(&mut self, file: &Spooled) -> Result<Option<PendingSegment>, JournalError> {
+        let Ok(found) = segment::recover(&self.spool.read(file)?) else {
+            // The file's creation is all that survived, or the disk has lost its beginning.
+            return Ok(None);
+        };
+        if !self.follows(&found) {
+            self.tell_loss(&found);
+            return Ok(None);
+        }
+        let Some(end) = self.end.as_mut() else { return Ok(None) };
+        let damaged = |_: SegmentError| JournalError::SpoolDamaged { path: self.spool.path(file.kind, file.seq) };
+        let (records, writes) = match &found.trailer {
+            Some(trailer) => (trailer.records, trailer.writes),
+            None => match scan(found.header.framer.clone(), &found.blocks) {
+                Ok(scanned) => (scanned.records, scanned.writes),
+                Err(_) => return Ok(None),
+            },
+        };
+        let read_until = found.trailer.map(|trailer| trailer.read_until).or(found.last_arrival).unwrap_or_default();
+        let mut sealed = Vec::with_capacity(file.bytes as usize + 1024);
+        let mut encoder = SegmentEncoder::begin(rehead(&found.header, self.identity, end.last_crc32), &mut sealed);
+        for block in &found.blocks {
+            encoder.copy_block(block, &mut sealed).map_err(damaged)?;
+        }
+        encoder.count(records, writes);
+        let (name, trailer) = encoder.finish(read_until, &mut sealed);
+        // One that was sealed is put under the new header when it is uploaded: a spool of gigabytes is
+        // not written again before the link can be attached.
+        let file = if found.trailer.is_some() { *file } else { self.spool.replace(file, &sealed)? };
+        let pending = PendingSegment {
+            file,
+            name,
+            history: found.header.history,
+            late_since: found.header.late_since,
+            read_until: found.header.late_since.unwrap_or(trailer.read_until),
+            predecessor: end.last_crc32,
+            crc32: trailer.crc32,
+            writes,
+            urgent: true,
+        };
+        end.point.position.offset = trailer.end;
+        end.point.read_until = pending.read_until;
+        end.newest_time = end.newest_time.max(trailer.read_until);
+        end.last_crc32 = Some(trailer.crc32);
+        end.point.replication_ids = found.header.replication_ids;
+        self.last = Some((found.header.framer, found.blocks));
+        Ok(Some(pending))
+    }
+
+    /// Whether a segment continues the log and adds something to it.
+    fn follows(&self, found: &Recovered) -> bool {
+        let Some(end) = &self.end else { return false };
+        let (header, point) = (&found.header, &end.point);
+        let vouches = found.trailer.is_some_and(|trailer| trailer.read_until > point.read_until);
+        header.archive == self.identity.archive
+            && Position { history: header.history, offset: header.start } == point.position
+            && lineage::agree(&point.replication_ids, &header.replication_ids, header.start)
+            && (found.end > header.start || vouches)
+    }
+
+    fn tell_loss(&self, found: &Recovered) {
+        let Some(position) = self.position() else { return };
+        let header = &found.header;
+        let covered = header.history == position.history && found.end <= position.offset;
+        let older = header.history != position.history && self.stored.histories.contains(&header.history);
+        if !covered && !older {
+            tracing::warn!(
+                history = %header.history, start = %header.start, end = %found.end, archive = %position,
+                "dropping a segment from the spool: the archive's log has been continued without it"
+            );
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.end.as_ref().map(|end| end.point.position)
+    }
+
+    fn scan_last(&mut self) -> Result<(), JournalError> {
+        if let Some((end, (framer, blocks))) = self.end.as_mut().zip(self.last.take()) {
+            let scanned = scan(framer, &blocks).map_err(|error| JournalError::Damaged {
+                what: format!("the last segment in the spool holds no replication stream: {error}"),
+            })?;
+            end.point.framer = scanned.framer;
+        }
+        Ok(())
+    }
+}
+
+/// A header under another term.
+pub(super) fn rehead(header: &SegmentHeader, identity: Identity, predecessor: Option<u32>) -> SegmentHeader {
+    SegmentHeader { writer: identity.writer, term: identity.term, predecessor, ..header.clone() }
+}

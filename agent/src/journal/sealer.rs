@@ -1,0 +1,361 @@
+//! The sealer: turns what the log reader hands over into segments in the spool.
+//!
+//! A thread of its own, because it compresses and waits for the disk. It never waits for the store.
+//! A segment's bytes are in its file as soon as they are compressed, and count as spooled once they
+//! are synced: when the segment is sealed, or at each flush while the store lags so far behind that
+//! another small segment would only lengthen the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redwind_archive::documents::HistoryStart;
+use redwind_archive::segment::{ReplicationId, SegmentEncoder, SegmentHeader};
+use redwind_archive::time::{Clock, Timestamp};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use zstd::bulk::Compressor;
+
+use super::entry::{Batch, Buffers, Entry, ResumePoint};
+use super::error::JournalError;
+use super::pending::{Pending, PendingSegment};
+use super::progress::{Board, SnapshotState};
+use super::resume::LogEnd;
+use super::spool::{Kind, SegmentFile, Spool, Spooled, is_no_room};
+use super::term::Identity;
+
+/// Files that the store may be behind before a flush no longer makes a segment of its own.
+const LAG_FILES_MAX: u64 = 64;
+/// A segment without writes that comes so long after the one before is an idle minute's, for which
+/// nobody waits.
+const IDLE_MIN: Duration = Duration::from_secs(55);
+/// How often a full disk is tried again.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the sealer works with.
+pub(super) struct SealerParts {
+    pub(super) spool: Arc<Spool>,
+    pub(super) board: Arc<Board>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) snapshots: watch::Sender<SnapshotState>,
+    pub(super) identity: Identity,
+    /// Bytes of stream after which a segment is sealed.
+    pub(super) segment_bytes_max: u64,
+    /// Level of zstd.
+    pub(super) compression_level: i32,
+    pub(super) entries: mpsc::Receiver<Entry>,
+    pub(super) buffers: Buffers,
+    pub(super) sealed: mpsc::UnboundedSender<Pending>,
+    /// How far the log's files have been stored.
+    pub(super) stored_seq: watch::Receiver<u64>,
+    /// Take what has been handed over, seal it, and end.
+    pub(super) stop: CancellationToken,
+    /// End at once: nothing that is written would be stored.
+    pub(super) kill: CancellationToken,
+    /// The next free sequence number of the spool.
+    pub(super) next_seq: u64,
+    /// Where the log ends.
+    pub(super) end: Option<LogEnd>,
+}
+
+/// The sealer's thread; see the module.
+pub(super) struct Sealer {
+    parts: SealerParts,
+    compressor: Compressor<'static>,
+    log: Option<Log>,
+    /// The buffer of the segment before, for the next one.
+    spare: Vec<u8>,
+    /// A flush that only synced: until when it vouches.
+    deferred: Option<Timestamp>,
+}
+
+/// The history that is being written.
+struct Log {
+    point: ResumePoint,
+    last_crc32: Option<u32>,
+    /// Until when its last segment vouches.
+    sealed_until: Timestamp,
+    clock_offset: Option<i64>,
+    open: Option<Open>,
+}
+
+/// The segment that is being written.
+struct Open {
+    encoder: SegmentEncoder,
+    file: SegmentFile,
+    seq: u64,
+    /// Bytes on their way to the file.
+    unwritten: Vec<u8>,
+    /// Arrival of the first write in it that has not been reported as spooled.
+    first_write: Option<Timestamp>,
+}
+
+enum Next {
+    Entry(Entry),
+    StoreCaughtUp,
+    End,
+    Kill,
+}
+
+impl Sealer {
+    pub(super) fn new(parts: SealerParts) -> Result<Self, JournalError> {
+        let compressor = Compressor::new(parts.compression_level).map_err(JournalError::Compress)?;
+        let log = parts.end.clone().map(|end| Log {
+            sealed_until: end.point.read_until,
+            point: end.point,
+            last_crc32: end.last_crc32,
+            clock_offset: None,
+            open: None,
+        });
+        Ok(Self { parts, compressor, log, spare: Vec::new(), deferred: None })
+    }
+
+    /// Takes entries until they end. Blocks its thread.
+    pub(super) fn run(mut self, runtime: &Handle) -> Result<(), JournalError> {
+        match self.take_all(runtime) {
+            Err(JournalError::Closed) => {
+                tracing::warn!("stopped with a full disk: what was received last is in no spool");
+                Ok(())
+            }
+            ended => ended,
+        }
+    }
+
+    fn take_all(&mut self, runtime: &Handle) -> Result<(), JournalError> {
+        loop {
+            match runtime.block_on(self.next()) {
+                Next::Entry(entry) => self.take(entry)?,
+                Next::StoreCaughtUp => {
+                    if let Some(read_until) = self.deferred.take() {
+                        self.seal(read_until)?;
+                    }
+                }
+                Next::End => return self.seal_open(),
+                Next::Kill => return Ok(()),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let parts = &mut self.parts;
+        let caught_up = parts.next_seq.saturating_sub(LAG_FILES_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                () = parts.kill.cancelled() => return Next::Kill,
+                () = parts.stop.cancelled(), if !parts.entries.is_closed() => parts.entries.close(),
+                entry = parts.entries.recv() => return entry.map_or(Next::End, Next::Entry),
+                Ok(_) = parts.stored_seq.wait_for(|stored| *stored >= caught_up), if self.deferred.is_some() => {
+                    return Next::StoreCaughtUp;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, entry: Entry) -> Result<(), JournalError> {
+        match entry {
+            Entry::Begin(start) => self.begin(start),
+            Entry::Attach { replication_id, clock_offset } => self.attach(&replication_id, clock_offset),
+            Entry::Append(batch) => self.append(batch),
+            Entry::Seal { read_until } => self.flush(read_until),
+        }
+    }
+
+    fn begin(&mut self, start: HistoryStart) -> Result<(), JournalError> {
+        self.seal_open()?;
+        self.deferred = None;
+        let seq = self.take_seq();
+        let file = with_room(&self.parts, || self.parts.spool.write_history(seq, &start))?;
+        self.parts.board.begin(start.history, start.start);
+        self.parts.snapshots.send_modify(|state| state.last = None);
+        self.log = Some(Log {
+            point: ResumePoint::at_start_of(&start),
+            last_crc32: None,
+            sealed_until: start.started,
+            clock_offset: None,
+            open: None,
+        });
+        self.hand_on(Pending::History { file, start: Box::new(start) });
+        Ok(())
+    }
+
+    fn attach(&mut self, id: &ReplicationId, clock_offset: Option<i64>) -> Result<(), JournalError> {
+        let news = |log: &Log| log.point.replication_ids.last().is_none_or(|last| last.id != id.id);
+        if self.log.as_ref().is_some_and(news) {
+            // The IDs stand in a segment's header: the one at hand ends under the old one.
+            self.seal_open()?;
+        }
+        if let Some(log) = self.log.as_mut() {
+            log.point.attach(id);
+            log.clock_offset = clock_offset;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, batch: Batch) -> Result<(), JournalError> {
+        let reading = self.open_segment().map(|open| open.encoder.header().late_since);
+        if reading.is_some_and(|late_since| late_since != batch.late_since) {
+            self.seal_open()?;
+        }
+        self.open(batch.late_since)?;
+        let Some(log) = self.log.as_mut() else { return Ok(()) };
+        let Some(open) = log.open.as_mut() else { return Ok(()) };
+        let Batch { bytes, marks, records, writes, .. } = &batch;
+        open.encoder
+            .block(&mut self.compressor, bytes, marks, *records, *writes, &mut open.unwritten)
+            .map_err(JournalError::Compress)?;
+        open.first_write = open.first_write.or(batch.first_write);
+        open.write(&self.parts)?;
+        log.point.append(&batch);
+        let full = open.encoder.end().since(open.encoder.header().start) >= self.parts.segment_bytes_max;
+        self.parts.buffers.give_back(batch.bytes);
+        if full { self.seal_open() } else { Ok(()) }
+    }
+
+    fn open_segment(&self) -> Option<&Open> {
+        self.log.as_ref()?.open.as_ref()
+    }
+
+    /// Begins a segment, unless there is one, or no history.
+    fn open(&mut self, late_since: Option<Timestamp>) -> Result<(), JournalError> {
+        if self.log.as_ref().is_none_or(|log| log.open.is_some()) {
+            return Ok(());
+        }
+        let seq = self.take_seq();
+        let file = with_room(&self.parts, || self.parts.spool.create(seq))?;
+        let Some(log) = self.log.as_mut() else { return Ok(()) };
+        let identity = self.parts.identity;
+        let header = SegmentHeader {
+            archive: identity.archive,
+            writer: identity.writer,
+            history: log.point.position.history,
+            term: identity.term,
+            start: log.point.position.offset,
+            predecessor: log.last_crc32,
+            opened: self.parts.clock.now(),
+            late_since,
+            clock_offset: log.clock_offset,
+            replication_ids: log.point.replication_ids.clone(),
+            framer: log.point.framer.clone(),
+        };
+        let mut unwritten = std::mem::take(&mut self.spare);
+        let encoder = SegmentEncoder::begin(header, &mut unwritten);
+        log.open = Some(Open { encoder, file, seq, unwritten, first_write: None });
+        Ok(())
+    }
+
+    /// Ends the segment at hand, or lets an empty one tell that time passed. While the store lags, only
+    /// syncs.
+    fn flush(&mut self, read_until: Timestamp) -> Result<(), JournalError> {
+        let Some(log) = self.log.as_ref() else { return Ok(()) };
+        if log.open.is_none() && read_until <= log.point.read_until {
+            return Ok(());
+        }
+        let lag = self.parts.next_seq.saturating_sub(*self.parts.stored_seq.borrow());
+        if lag <= LAG_FILES_MAX {
+            return self.seal(read_until);
+        }
+        self.deferred = self.deferred.max(Some(read_until));
+        self.sync()
+    }
+
+    /// Makes the open segment's bytes count as spooled.
+    fn sync(&mut self) -> Result<(), JournalError> {
+        let Some(log) = self.log.as_mut() else { return Ok(()) };
+        let Some(open) = log.open.as_mut() else { return Ok(()) };
+        open.file.sync()?;
+        self.parts.board.spooled(log.point.position, open.first_write.take());
+        Ok(())
+    }
+
+    /// Seals the segment at hand, if there is one.
+    fn seal_open(&mut self) -> Result<(), JournalError> {
+        if self.open_segment().is_none() {
+            return Ok(());
+        }
+        let read_until = self.deferred.take().unwrap_or_default();
+        self.seal(read_until)
+    }
+
+    /// Seals the segment at hand, or an empty one. It vouches at least until its last arrival.
+    fn seal(&mut self, read_until: Timestamp) -> Result<(), JournalError> {
+        self.deferred = None;
+        self.open(None)?;
+        let Some(log) = self.log.as_mut() else { return Ok(()) };
+        let Some(Open { encoder, mut file, seq, mut unwritten, first_write }) = log.open.take() else { return Ok(()) };
+        let history = encoder.header().history;
+        let late_since = encoder.header().late_since;
+        let (name, trailer) = encoder.finish(read_until, &mut unwritten);
+        with_room(&self.parts, || file.append(&unwritten))?;
+        file.sync()?;
+        unwritten.clear();
+        self.spare = unwritten;
+
+        let read_until = late_since.unwrap_or(trailer.read_until);
+        let waited = read_until.since(log.sealed_until) < IDLE_MIN;
+        log.point.read_until = log.point.read_until.max(read_until);
+        log.sealed_until = read_until;
+        let segment = PendingSegment {
+            file: Spooled { seq, kind: Kind::Segment, bytes: file.bytes() },
+            name,
+            history,
+            late_since,
+            read_until,
+            predecessor: log.last_crc32.replace(trailer.crc32),
+            crc32: trailer.crc32,
+            writes: trailer.writes,
+            urgent: trailer.writes > 0 || (waited && name.end > name.start),
+        };
+        self.parts.board.spooled(segment.end(), first_write);
+        self.hand_on(Pending::Segment(segment));
+        Ok(())
+    }
+
+    fn hand_on(&self, pending: Pending) {
+        // Nobody takes it any more when the uploader has failed or its time is up: the spool has it.
+        drop(self.parts.sealed.send(pending));
+    }
+
+    fn take_seq(&mut self) -> u64 {
+        let seq = self.parts.next_seq;
+        self.parts.next_seq += 1;
+        seq
+    }
+}
+
+impl Open {
+    /// Writes what has been encoded.
+    fn write(&mut self, parts: &SealerParts) -> Result<(), JournalError> {
+        with_room(parts, || self.file.append(&self.unwritten))?;
+        self.unwritten.clear();
+        Ok(())
+    }
+}
+
+/// Writes to the spool; waits where the disk is full. [`JournalError::Closed`] when the journal is
+/// stopped meanwhile.
+fn with_room<T>(parts: &SealerParts, mut write: impl FnMut() -> Result<T, JournalError>) -> Result<T, JournalError> {
+    let mut waited = false;
+    loop {
+        match write() {
+            Err(JournalError::Spool { verb, path, source }) if is_no_room(&source) => {
+                if !std::mem::replace(&mut waited, true) {
+                    tracing::warn!(verb, path = %path.display(), error = %source, "the spool's disk is full");
+                }
+                parts.spool.disk_full();
+                if parts.stop.is_cancelled() || parts.kill.is_cancelled() {
+                    return Err(JournalError::Closed);
+                }
+                std::thread::sleep(NO_ROOM_PAUSE);
+            }
+            Ok(written) => {
+                if waited {
+                    tracing::info!("the spool's disk has room again");
+                    parts.spool.disk_has_room();
+                }
+                return Ok(written);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The tenure: an agent's claim to be the archive's only writer, and the proof that the store
+//! honours it.
+//!
+//! Everything rests on one object that only one writer can create: `term/<n>`. Whoever creates the
+//! next one is the writer from then on; the one before finds out when, after a put, it looks whether
+//! that object exists. So the store must refuse a put to a name that is taken, which is tried out at
+//! every start.
+
+use std::sync::Arc;
+
+use redwind_archive::document;
+use redwind_archive::documents::{Marker, TermClaim};
+use redwind_archive::layout::{Folder, ObjectName, SourceName};
+use redwind_archive::position::Term;
+use redwind_archive::store::{Put, SourceStore, StoreError};
+use redwind_archive::time::{Clock, Timestamp};
+use ulid::Ulid;
+
+use super::error::JournalError;
+
+/// Claims in a row that may be taken by others.
+const TRIES: u32 = 5;
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// Who writes: stands in every segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The archive.
+    pub(super) archive: Ulid,
+    /// This run of this agent.
+    pub(super) writer: Ulid,
+    /// The term that it holds.
+    pub(super) term: Term,
+}
+
+/// The tenure of this agent.
+#[derive(Clone, Debug)]
+pub(super) struct Tenure {
+    store: SourceStore,
+    /// Who writes.
+    pub(super) identity: Identity,
+}
+
+/// A new id, of the time that the agent's clock shows.
+pub(super) fn new_id(clock: &Clock) -> Ulid {
+    Ulid::from_parts(clock.now().0 / 1000, Ulid::generate().random())
+}
+
+/// Reads the archive's marker, or makes the archive.
+pub(super) async fn open_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, JournalError> {
+    let marker = match store.find_document::<Marker>(&ObjectName::Marker).await? {
+        Some(marker) => marker,
+        None => make_archive(store, clock).await?,
+    };
+    if marker.source == *store.name() {
+        return Ok(marker);
+    }
+    let wanted: SourceName = store.name().clone();
+    Err(JournalError::OtherSource { place: store.to_string(), found: marker.source, wanted })
+}
+
+async fn make_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, StoreError> {
+    let marker = Marker {
+        archive: new_id(clock),
+        source: store.name().clone(),
+        created: clock.now(),
+        redwind: RELEASE.to_owned(),
+    };
+    match store.put_document(&ObjectName::Marker, &marker).await? {
+        Put::Stored => Ok(marker),
+        // Another agent has just made it.
+        Put::Taken(_) => store.get_document(&ObjectName::Marker).await,
+    }
+}
+
+impl Tenure {
+    /// Claims the next term, and proves that the store would not have given it to a second one.
+    pub(super) async fn claim(store: SourceStore, archive: Ulid, clock: &Arc<Clock>) -> Result<Self, JournalError> {
+        let writer = new_id(clock);
+        let mut newest = newest_term(&store).await?;
+        for _ in 0..TRIES {
+            let claim = TermClaim {
+                term: newest.next(),
+                writer,
+                host: hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+                pid: std::process::id(),
+                claimed: clock.now(),
+                redwind: RELEASE.to_owned(),
+            };
+            match store.put_document(&ObjectName::Term(claim.term), &claim).await? {
+                Put::Stored => {
+                    prove_conditional(&store, &claim).await?;
+                    let identity = Identity { archive, writer, term: claim.term };
+                    return Ok(Self { store, identity });
+                }
+                Put::Taken(_) => newest = newest_term(&store).await?.max(claim.term),
+            }
+        }
+        Err(JournalError::Contended { tries: TRIES })
+    }
+
+    /// The claim that ended this tenure, if there is one.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub(super) async fn successor(&self) -> Result<Option<TermClaim>, StoreError> {
+        let next = ObjectName::Term(self.identity.term.next());
+        if !self.store.exists(&next).await? {
+            return Ok(None);
+        }
+        match self.store.find_document(&next).await {
+            // Whoever it is, the tenure has ended.
+            Err(error) if error.is_damage() => Ok(Some(self.unreadable_successor())),
+            found => found,
+        }
+    }
+
+    fn unreadable_successor(&self) -> TermClaim {
+        TermClaim {
+            term: self.identity.term.next(),
+            writer: Ulid::nil(),
+            host: "an unknown host (its claim is damaged)".to_owned(),
+            pid: 0,
+            claimed: Timestamp::default(),
+            redwind: String::new(),
+        }
+    }
+}
+
+async fn newest_term(store: &SourceStore) -> Result<Term, StoreError> {
+    let listed = store.list(&Folder::Terms).await?;
+    let term = |(name, _)| match name {
+        ObjectName::Term(term) => Some(term),
+        _ => None,
+    };
+    Ok(listed.into_iter().filter_map(term).max().unwrap_or_default())
+}
+
+/// Puts something else under the claim's name, which must be refused and must leave the claim.
+async fn prove_conditional(store: &SourceStore, claim: &TermClaim) -> Result<(), JournalError> {
+    let name = ObjectName::Term(claim.term);
+    let rival = TermClaim { writer: Ulid::nil(), ..claim.clone() };
+    let unfit = || JournalError::Unfit { object: store.describe(&name) };
+    match store.put_document(&name, &rival).await? {
+        Put::Taken(found) if found == document::encode(claim) => Ok(()),
+        Put::Taken(_) | Put::Stored => Err(unfit()),
+    }
+}
