@@ -55,7 +55,9 @@ system_sources() {
   done
 }
 mirror_for() {  # main | security
-  local codename; codename=$(. /etc/os-release; echo "${VERSION_CODENAME:-}")
+  local codename
+  # shellcheck disable=SC1091
+  codename=$(. /etc/os-release; echo "${VERSION_CODENAME:-}")
   if [ "$1" = security ]; then
     system_sources | awk '$2 ~ /-security$|\/updates$/ {print $1; exit}'
   else
@@ -65,10 +67,10 @@ mirror_for() {  # main | security
 
 # One private apt root per name: its own sources, lists, cache, empty dpkg status, no pins,
 # no hooks. Of the system's settings only Acquire::* (proxies, date checks) is taken over.
-APTCONF= APTKEY=
+APTCONF='' APTKEY=''
 apt_root() {
   APTKEY=$1
-  local key=$1 root=$DIR/.apt/$1 uri sec keyring line
+  local key=$1 root=$DIR/.apt/$1 uri sec keyring
   APTCONF=$root/apt.conf
   if [ ! -s "$APTCONF" ]; then
     mkdir -p "$root"/etc/{parts,sources,prefs,trusted} "$root"/state/lists/partial "$root"/cache/archives/partial
@@ -201,6 +203,7 @@ SH
 }
 plain_launcher() {  # a #!/bin/sh launcher with a body; $top is the install folder
   mkdir -p "$1/bin"
+  # shellcheck disable=SC2016  # the launcher expands it
   { printf '%s\n' '#!/bin/sh' 'case $0 in */*) self=$0 ;; *) self=$(command -v -- "$0") ;; esac' \
       'top=$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "$self")")/.." && pwd) || exit 127'
     cat; } > "$1/bin/$2"
