@@ -19,7 +19,7 @@ use redwind_archive::position::{HistoryId, Offset};
 use redwind_link::encode_command;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::{Progress, ReceivedMark};
@@ -42,9 +42,15 @@ pub(super) struct Acknowledger<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Acknowledger<W> {
-    /// Runs until the session ends, or nothing can be written, which the log's reader notices by
-    /// itself.
+    /// Runs until the session ends, and then closes the connection; or until nothing can be written,
+    /// which the log's reader notices by itself.
     pub(super) async fn run(mut self, session: CancellationToken) {
+        self.acknowledge(&session).await;
+        // A server that waits for us to exit is told at once that we are gone.
+        let _ = timeout(INTERVAL, self.writer.shutdown()).await;
+    }
+
+    async fn acknowledge(&mut self, session: &CancellationToken) {
         let mut sent = self.current();
         let mut due = Instant::now();
         loop {

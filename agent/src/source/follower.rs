@@ -9,9 +9,9 @@ use redwind_archive::segment::ReplicationId;
 use redwind_stream::Framer;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use ulid::Ulid;
 
@@ -23,7 +23,7 @@ use super::link_state::{Gap, Phase};
 use super::log_reader::{Ended, LogReader, ReaderContext, SessionStart};
 use super::monitor::{Monitor, MonitorSignals};
 use super::negotiate::{Attachment, Course, Wish, attach};
-use super::payload::{Announced, read_payload};
+use super::payload::{Announced, Destination, read_payload};
 use super::snapshot_transfer::{Joinable, LogWatch, ReceivedSnapshot};
 use super::snapshots::{BegunSnapshot, LogEvent};
 use super::socket_probe::SocketProbe;
@@ -116,12 +116,13 @@ impl Follower {
         if self.context.spool.borrow().full {
             return Ok(Next::AwaitSpool);
         }
-        self.enter(if self.attached { Phase::Negotiating } else { Phase::Connecting });
+        self.enter(Phase::Connecting);
         let wish = self.wish();
+        let examined = || self.enter(Phase::Negotiating);
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => return Ok(Next::Stop),
-            outcome = attach(&self.endpoint, &self.context.clock, &wish) => outcome,
+            outcome = attach(&self.endpoint, &self.context.clock, &wish, examined) => outcome,
         };
         let attachment = match outcome {
             Ok(attachment) => attachment,
@@ -319,10 +320,12 @@ impl Follower {
             }
         };
         let announced = Announced { replication_id: attachment.replication_id, offset: joinable.start };
+        let position = Position { history: joinable.history, offset: joinable.start };
         let Attachment { transport, early, address, .. } = attachment;
-        let rdb = read_payload(transport, early, address, announced, Some(&mut writer)).await?;
+        let destination = Destination { writer: &mut writer, position };
+        let rdb = read_payload(transport, early, address, announced, Some(destination)).await?;
         let facts = SnapshotFacts {
-            position: Position { history: joinable.history, offset: joinable.start },
+            position,
             replication_id: announced.replication_id,
             time: began,
             began,
@@ -380,10 +383,8 @@ impl Follower {
             link: self.context.link.clone(),
             signals: Arc::clone(&signals),
         };
-        // Both end with the session: the set aborts what it holds when it is dropped.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(acknowledger.run(session.clone()));
-        tasks.spawn(monitor.run());
+        let acknowledging = AbortOnDropHandle::new(tokio::spawn(acknowledger.run(session.clone())));
+        let _monitoring = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
         let framer = match attachment.course {
             Course::Begin { .. } => Framer::new(None).state(),
             Course::Continue => point.framer,
@@ -395,6 +396,8 @@ impl Follower {
             self.await_sync(history).await;
         }
         session.cancel();
+        // It closes the connection, for which it has a time limit.
+        let _ = acknowledging.await;
         Ok(ended)
     }
 

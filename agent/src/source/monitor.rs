@@ -40,7 +40,6 @@ const VERSION_MIN: Version = Version::new(6, 2, 0);
 pub(super) struct Facts {
     pub(super) kind: ServerKind,
     pub(super) version: Version,
-    pub(super) role: Role,
     /// As it goes into the archive.
     pub(super) server: Server,
     /// Its TIME minus our clock, in microseconds.
@@ -87,7 +86,6 @@ pub(super) async fn examine(endpoint: &Endpoint, clock: &Clock) -> Result<(Conne
         fack: takes_fack(&info.kind, info.version),
         kind: info.kind,
         version: info.version,
-        role: replication.role,
         clock_offset,
     };
     Ok((connection, facts))

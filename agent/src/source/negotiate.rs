@@ -124,9 +124,15 @@ struct Plan {
     snapshot: Option<SnapshotStream>,
 }
 
-/// Brings the log online.
-pub(super) async fn attach(endpoint: &Endpoint, clock: &Clock, wish: &Wish) -> Result<Attachment, AttachError> {
+/// Brings the log online. Calls `examined` when the server was found to be fit.
+pub(super) async fn attach(
+    endpoint: &Endpoint,
+    clock: &Clock,
+    wish: &Wish,
+    examined: impl FnOnce(),
+) -> Result<Attachment, AttachError> {
     let (mut control, facts) = examine(endpoint, clock).await?;
+    examined();
     let mut log = for_log(endpoint, &facts).await?;
     let asked = Moment::now(clock);
     let server = control.info_replication().await?;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use redwind_archive::position::Offset;
+use redwind_archive::position::{Offset, Position};
 use redwind_link::{LinkError, ServerAddress};
-use redwind_stream::{PayloadDecoder, RdbCheck, RdbInfo};
+use redwind_stream::{Framing, PayloadDecoder, RdbCheck, RdbInfo};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
@@ -24,8 +24,14 @@ pub(super) struct Announced {
     pub(super) offset: Offset,
 }
 
+/// Where an RDB goes, and where it stands.
+pub(super) struct Destination<'a> {
+    pub(super) writer: &'a mut SnapshotWriter,
+    pub(super) position: Position,
+}
+
 /// Reads the whole payload, `early` first, and tells what the RDB is. What was read beyond it stays
-/// in `early`. The RDB goes to `writer`, if there is one.
+/// in `early`. The RDB goes to `destination`, if there is one.
 ///
 /// # Errors
 /// The transfer broke, the RDB is damaged, or stands elsewhere than announced; or the writer failed.
@@ -34,20 +40,30 @@ pub(super) async fn read_payload(
     early: &mut BytesMut,
     address: &ServerAddress,
     announced: Announced,
-    mut writer: Option<&mut SnapshotWriter>,
+    mut destination: Option<Destination<'_>>,
 ) -> Result<RdbInfo, AttachError> {
     let mut decoder = PayloadDecoder::new();
     let mut check = RdbCheck::new();
+    let mut framing = None;
+    if let Some(Destination { writer, position }) = &destination {
+        writer.announce(*position, None);
+    }
     loop {
         let decoded = decoder.push(early)?;
         for piece in [decoded.held, decoded.payload] {
             check.push(piece)?;
-            if let (Some(writer), false) = (writer.as_mut(), piece.is_empty()) {
-                writer.push(piece).await?;
+            if let (Some(destination), false) = (&mut destination, piece.is_empty()) {
+                destination.writer.push(piece).await?;
             }
         }
         let (consumed, finished) = (decoded.consumed, decoded.finished);
         let _ = early.split_to(consumed);
+        if framing.is_none() {
+            framing = decoder.framing();
+            if let (Some(Destination { writer, position }), Some(Framing::Length(bytes))) = (&destination, framing) {
+                writer.announce(*position, Some(bytes));
+            }
+        }
         if finished {
             break;
         }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::error::AttachError;
 use super::handshake::{Endpoint, PsyncAnswer, PsyncRequest, for_snapshot, id_text, psync};
 use super::monitor::Facts;
-use super::payload::{Announced, read_payload};
+use super::payload::{Announced, Destination, read_payload};
 use crate::journal::{Progress, ReceivedMark, SnapshotFacts, SnapshotWriter};
 
 /// Between two looks whether the log has reached the snapshot, at first and at most.
@@ -112,9 +112,11 @@ pub(super) async fn receive(
 ) -> Result<ReceivedSnapshot, AttachError> {
     let (announced, began) = (stream.announced, stream.began);
     joinable.admit(announced)?;
+    let position = Position { history: joinable.history, offset: announced.offset };
     let transfer = async move {
         let SnapshotStream { transport, early, address, .. } = &mut stream;
-        let rdb = read_payload(transport, early, address, announced, Some(&mut writer)).await?;
+        let destination = Destination { writer: &mut writer, position };
+        let rdb = read_payload(transport, early, address, announced, Some(destination)).await?;
         drop(stream);
         Ok::<_, AttachError>((rdb, writer))
     };
@@ -122,7 +124,7 @@ pub(super) async fn receive(
     let reached = async { Ok(reached.await) };
     let ((rdb, writer), reached) = tokio::try_join!(transfer, reached)?;
     let facts = SnapshotFacts {
-        position: Position { history: joinable.history, offset: announced.offset },
+        position,
         replication_id: announced.replication_id,
         time: reached.max(began),
         began,
