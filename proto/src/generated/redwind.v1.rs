@@ -111,12 +111,8 @@ pub struct Watermark {
     /// Bytes of the history's stream before this mark.
     #[prost(uint64, tag = "1")]
     pub offset: u64,
-    /// Arrival time of the last byte before the mark; absent when none has arrived in this history.
-    /// For `durable` this is the newest instant that can be restored, but for quiet time after it.
-    #[prost(message, optional, tag = "2")]
-    pub arrived_at: ::core::option::Option<::prost_types::Timestamp>,
     /// When the mark was moved here; absent when it has not moved since the agent started.
-    #[prost(message, optional, tag = "3")]
+    #[prost(message, optional, tag = "2")]
     pub reached_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// One source: the server followed, how far the archive has come, and what went wrong.
@@ -167,8 +163,8 @@ pub struct SourceStatus {
     /// How far the archive is behind the agent.
     #[prost(message, optional, tag = "14")]
     pub store_lag: ::core::option::Option<StoreLag>,
-    /// Until when the archive is known to hold every write: later than `durable.arrived_at` when the
-    /// source has been quiet since. Absent before the first durable byte.
+    /// Until when everything that the source had sent is stored: the newest instant that can be
+    /// restored, once anything is durable. Absent before the first stored byte.
     #[prost(message, optional, tag = "15")]
     pub known_complete_until: ::core::option::Option<::prost_types::Timestamp>,
     /// The local spool.
@@ -245,7 +241,7 @@ pub struct ServerLag {
     /// When that was.
     #[prost(message, optional, tag = "2")]
     pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
-    /// `server_offset` minus what was received at that time.
+    /// `server_offset` minus what has been received since.
     #[prost(uint64, tag = "3")]
     pub bytes_behind: u64,
     /// Time for which received has been below an offset that the server is known to have had: zero
@@ -300,7 +296,7 @@ pub struct Snapshot {
 /// A snapshot under way.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotProgress {
-    /// Its ULID.
+    /// Its ULID; empty until it has been begun.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// The position whose dataset it holds; absent until the server has said it.
@@ -325,7 +321,7 @@ pub struct Gap {
     /// The last instant known to be complete before it; absent when nothing came before.
     #[prost(message, optional, tag = "1")]
     pub from: ::core::option::Option<::prost_types::Timestamp>,
-    /// The first instant that can be restored after it; absent while it lasts.
+    /// When the log went on; absent while it lasts.
     #[prost(message, optional, tag = "2")]
     pub until: ::core::option::Option<::prost_types::Timestamp>,
     /// What caused it, in words.
@@ -336,7 +332,7 @@ pub struct Gap {
     pub history: ::prost::alloc::string::String,
 }
 /// A stretch of stream that is all there, but was received late.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Blur {
     /// When the socket was last read empty: records after it may be as old as that.
     #[prost(message, optional, tag = "1")]
@@ -344,9 +340,6 @@ pub struct Blur {
     /// Offset of its first byte in the current history.
     #[prost(uint64, tag = "2")]
     pub from_offset: u64,
-    /// What caused it, in words.
-    #[prost(string, tag = "3")]
-    pub cause: ::prost::alloc::string::String,
 }
 /// What the agent is doing about a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -555,11 +548,12 @@ pub mod agent_client {
         /// Waits until a position is durable, asking for a flush now instead of at the next interval.
         ///
         ///   DEADLINE_EXCEEDED    not durable within the timeout; it may still become so
-        ///   ABORTED              the history of the position ended before it became durable: what lies
-        ///                        beyond its end was never archived. The message names the history's end
+        ///   ABORTED              the history of the position ended while waiting: what of it was not
+        ///                        durable by then was never archived. The message names its successor
         ///   FAILED_PRECONDITION  the agent is fenced: another one writes the archive
         ///   INVALID_ARGUMENT     a malformed history, or a negative timeout
-        ///   OUT_OF_RANGE         a history that the archive does not know
+        ///   OUT_OF_RANGE         another history than the one that is being written: `redwind list` tells
+        ///                        how far that one reaches
         pub async fn wait_durable(
             &mut self,
             request: impl tonic::IntoRequest<super::WaitDurableRequest>,
@@ -588,9 +582,10 @@ pub mod agent_client {
         /// snapshot. When one is under way already, that one is followed instead of starting another.
         /// Ending the call does not end the snapshot.
         ///
-        ///   UNAVAILABLE          the server cannot be reached, or is busy with a save of its own
-        ///   FAILED_PRECONDITION  the server refuses (the message says why), or the agent is fenced
-        ///   ABORTED              the snapshot was begun and failed; nothing of it is visible
+        ///   UNAVAILABLE          there is no link to the server
+        ///   FAILED_PRECONDITION  the agent is fenced
+        ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
+        ///                        of it is visible
         pub async fn take_snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::TakeSnapshotRequest>,
@@ -658,11 +653,12 @@ pub mod agent_server {
         /// Waits until a position is durable, asking for a flush now instead of at the next interval.
         ///
         ///   DEADLINE_EXCEEDED    not durable within the timeout; it may still become so
-        ///   ABORTED              the history of the position ended before it became durable: what lies
-        ///                        beyond its end was never archived. The message names the history's end
+        ///   ABORTED              the history of the position ended while waiting: what of it was not
+        ///                        durable by then was never archived. The message names its successor
         ///   FAILED_PRECONDITION  the agent is fenced: another one writes the archive
         ///   INVALID_ARGUMENT     a malformed history, or a negative timeout
-        ///   OUT_OF_RANGE         a history that the archive does not know
+        ///   OUT_OF_RANGE         another history than the one that is being written: `redwind list` tells
+        ///                        how far that one reaches
         async fn wait_durable(
             &self,
             request: tonic::Request<super::WaitDurableRequest>,
@@ -680,9 +676,10 @@ pub mod agent_server {
         /// snapshot. When one is under way already, that one is followed instead of starting another.
         /// Ending the call does not end the snapshot.
         ///
-        ///   UNAVAILABLE          the server cannot be reached, or is busy with a save of its own
-        ///   FAILED_PRECONDITION  the server refuses (the message says why), or the agent is fenced
-        ///   ABORTED              the snapshot was begun and failed; nothing of it is visible
+        ///   UNAVAILABLE          there is no link to the server
+        ///   FAILED_PRECONDITION  the agent is fenced
+        ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
+        ///                        of it is visible
         async fn take_snapshot(
             &self,
             request: tonic::Request<super::TakeSnapshotRequest>,
