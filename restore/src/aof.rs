@@ -142,5 +142,6 @@ async fn copy_stream(recording: &Recording, to: &mut FileSink, progress: &Progre
         progress.stream(piece.piece.bytes.len());
         to.write(piece.piece).await?;
     }
+    progress.clock_offset(stream.clock_offset());
     Ok(())
 }

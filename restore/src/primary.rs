@@ -226,6 +226,12 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Res
     }
 }
 
+/// Waits until a replica that has applied everything has ended its connection.
+pub async fn until_left(mut standing: watch::Receiver<Standing>) {
+    // Its end means that the primary has ended, whose own error says why.
+    let _ = standing.wait_for(|standing| standing.applied_left).await;
+}
+
 /// Waits until a replica has applied everything.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! How far a restore has come, for whoever draws it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::recording::Recording;
 
@@ -13,6 +13,7 @@ pub struct Progress(Arc<Counters>);
 struct Counters {
     rdb: AtomicU64,
     stream: AtomicU64,
+    clock_offset: OnceLock<i64>,
 }
 
 impl Progress {
@@ -33,6 +34,19 @@ impl Progress {
     #[must_use]
     pub fn is_all(&self, recording: &Recording) -> bool {
         self.rdb_bytes() >= recording.rdb_bytes() && self.stream_bytes() >= recording.stream_bytes()
+    }
+
+    /// The source's clock minus the agent's in microseconds, as last recorded before the target;
+    /// `None` until the stream has been read, or when it was never measured.
+    #[must_use]
+    pub fn clock_offset_micros(&self) -> Option<i64> {
+        self.0.clock_offset.get().copied()
+    }
+
+    pub(crate) fn clock_offset(&self, micros: Option<i64>) {
+        if let Some(micros) = micros {
+            self.0.clock_offset.get_or_init(|| micros);
+        }
     }
 
     /// A replica, or a file, begins from the start.

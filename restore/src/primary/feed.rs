@@ -179,7 +179,10 @@ async fn send_stream(shared: &Shared, out: &mut Out) -> Result<(), FeedError> {
                 }
             }
         };
-        let Some(StreamPiece { piece, begins_record }) = next else { return Ok(()) };
+        let Some(StreamPiece { piece, begins_record }) = next else {
+            shared.progress.clock_offset(stream.clock_offset());
+            return Ok(());
+        };
         let Piece { bytes, .. } = &piece;
         out.write_stream(bytes).await?;
         shared.progress.stream(bytes.len());

@@ -1,5 +1,7 @@
 //! Every kind of output, made from what a real server sent, held against what that server held.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 mod capture;
 mod damage;
 
