@@ -194,6 +194,7 @@ impl<'a> LogReader<'a> {
         let signals = Arc::clone(&self.signals);
         let flush = Arc::clone(&self.context.flush);
         let mut exits = signals.shutdown.subscribe();
+        exits.mark_changed();
         let mut stopped = pin!(stop.cancelled());
         let mut tick = pin!(sleep_until(Instant::now()));
         loop {
