@@ -1,0 +1,121 @@
+//! The command line: which commands there are, and how flags, environment and settings file become
+//! one set of arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
+
+use crate::commands::agent::AgentArgs;
+use crate::commands::check::CheckArgs;
+use crate::commands::list::ListArgs;
+use crate::commands::restore::RestoreArgs;
+use crate::commands::snapshot::SnapshotArgs;
+use crate::commands::status::StatusArgs;
+use crate::commands::verify::VerifyArgs;
+use crate::settings_file::SettingsFile;
+use crate::source_args::settle_password;
+
+/// Continuous backup and point-in-time recovery for Redis, Valkey and FalkorDB
+#[derive(Parser)]
+#[command(
+    name = "redwind",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Every option can also be given as the environment variable shown with it.\n\
+                  Data goes to stdout; logs, progress and errors to stderr.\n\n\
+                  Exit status: 0 done, 1 failed, 2 usage, 3 the target cannot be restored, 4 damage in the\n\
+                  archive, 5 the store cannot be reached, refuses or is unfit, 6 fenced or locked, 7 the\n\
+                  source refuses."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Follow a server and write its archive, until told to stop
+    Agent(Box<AgentArgs>),
+    /// Find out whether a source and a store are fit, before relying on them
+    Check(CheckArgs),
+    /// Show what can be restored: windows, blurs, gaps, snapshots
+    List(ListArgs),
+    /// Restore the state at any instant: to files, into a server, or to whoever replicates
+    Restore(Box<RestoreArgs>),
+    /// Read every object and check every promise of the format
+    Verify(VerifyArgs),
+    /// Show a running agent's health and how far behind it is
+    Status(StatusArgs),
+    /// Ask a running agent for a snapshot now
+    Snapshot(SnapshotArgs),
+}
+
+/// Reads the arguments, the environment, and the settings file that they name, in this order of
+/// precedence. Asked for help, or given what makes no sense, clap prints and ends the process.
+///
+/// # Errors
+/// When the settings file cannot be used, or passwords are given twice or in the open.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Cli> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let command = command();
+    let matches = command.clone().get_matches_from(&arguments);
+    let matches = with_settings(command, matches, &|command| Ok(command.get_matches_from(&arguments)))?;
+    Ok(Cli::from_arg_matches(&matches)?)
+}
+
+/// The whole command, every option with its variable: `--flush-interval` is `REDWIND_FLUSH_INTERVAL`.
+/// Values in the environment may be secret, so that no help shows them.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        command.mut_args(|argument| match argument.get_long() {
+            Some(name) => {
+                let variable = format!("REDWIND_{}", name.to_uppercase().replace('-', "_"));
+                argument.env(variable).hide_env_values(true)
+            }
+            None => argument,
+        })
+    })
+}
+
+/// Reads anew (`again`) with what the settings file says as defaults.
+fn with_settings(
+    mut command: clap::Command,
+    matches: ArgMatches,
+    again: &dyn Fn(clap::Command) -> Result<ArgMatches, clap::Error>,
+) -> anyhow::Result<ArgMatches> {
+    let Some((name, given)) = matches.subcommand() else {
+        return Ok(matches);
+    };
+    if let Ok(Some(path)) = given.try_get_one::<PathBuf>("config") {
+        let file = SettingsFile::read(path)?;
+        let agent = command.find_subcommand("agent").cloned().unwrap_or_default();
+        command = change_subcommand(command, name, |subcommand| Ok(file.defaults(subcommand, &agent)?))?;
+    }
+    let matches = again(command.clone())?;
+    let Some((name, given)) = matches.subcommand() else {
+        return Ok(matches);
+    };
+    command = change_subcommand(command, name, |subcommand| Ok(settle_password(subcommand, given)?))?;
+    Ok(again(command)?)
+}
+
+fn change_subcommand(
+    command: clap::Command,
+    name: &str,
+    change: impl FnOnce(clap::Command) -> anyhow::Result<clap::Command>,
+) -> anyhow::Result<clap::Command> {
+    let mut outcome = Ok(());
+    let changed = command.mut_subcommand(name, |subcommand| match change(subcommand.clone()) {
+        Ok(changed) => changed,
+        Err(error) => {
+            outcome = Err(error);
+            subcommand
+        }
+    });
+    outcome.map(|()| changed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! The commands, one module each: its arguments and its `run`.
+
+pub(crate) mod agent;
+pub(crate) mod check;
+pub(crate) mod list;
+pub(crate) mod restore;
+pub(crate) mod snapshot;
+pub(crate) mod status;
+pub(crate) mod verify;

@@ -1,0 +1,150 @@
+//! What our user may do on the source, found out by commands that do nothing.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use redwind_link::{Connection, LinkError, ReplicationInfo, ServerUrl, encode_command};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::finding::{Finding, Level, Subject};
+
+/// Everything that an agent and this check ask of a server.
+const RULES_ALL: &str = "+psync +replconf +ping +info +time +module|list +config|get";
+/// Bytes of two short answers.
+const ANSWERS_BYTES_MAX: usize = 16 << 10;
+
+/// Whether a command is allowed, and the server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Right {
+    Granted,
+    Denied,
+    Unknown,
+}
+
+/// Finds what is missing. `connection` is used up to the last command; `probe` is another one, that
+/// is closed afterwards.
+///
+/// # Errors
+/// When a connection is lost on the way.
+pub(super) async fn check(
+    url: &ServerUrl,
+    connection: &mut Connection,
+    probe: Connection,
+    replication: &ReplicationInfo,
+    timeout: Duration,
+) -> Result<Vec<Finding>, LinkError> {
+    let mut missing: Vec<(&str, Right, Level)> = Vec::new();
+    let mut note = |name, right, level| {
+        if right != Right::Granted {
+            missing.push((name, right, level));
+        }
+    };
+    for (name, command, level) in [
+        ("PING", &[&b"PING"[..]][..], Level::Failure),
+        ("REPLCONF", &[b"REPLCONF", b"capa", b"eof"], Level::Failure),
+        ("TIME", &[b"TIME"], Level::Warning),
+        ("MODULE LIST", &[b"MODULE", b"LIST"], Level::Warning),
+        ("CONFIG GET", &[b"CONFIG", b"GET", b"repl-timeout"], Level::Warning),
+    ] {
+        note(name, right(connection.command(command).await)?, level);
+    }
+    note("PSYNC", psync(probe, replication, timeout).await?, Level::Failure);
+    if missing.is_empty() {
+        let message = "our user may do all that an agent needs";
+        return Ok(vec![Finding::new(Subject::Source, "acl", Level::Ok, message)]);
+    }
+    Ok(missing.into_iter().map(|(name, right, level)| finding(url, name, &right, level)).collect())
+}
+
+fn finding(url: &ServerUrl, name: &str, right: &Right, level: Level) -> Finding {
+    let use_of = match name {
+        "TIME" => "the clocks cannot be compared",
+        "MODULE LIST" => "the archive will not tell which modules a restore needs",
+        "CONFIG GET" => "this check cannot look at the server's settings",
+        _ => "an agent cannot follow this server",
+    };
+    let user = url.username().unwrap_or("default");
+    match right {
+        Right::Unknown => {
+            let message = format!("the server has no {name} (renamed, or disabled by a managed service): {use_of}");
+            Finding::new(Subject::Source, "acl", level, message)
+        }
+        _ => Finding::new(Subject::Source, "acl", level, format!("user {user} may not {name}: {use_of}"))
+            .with_fix(format!("ACL SETUSER {user} {RULES_ALL}")),
+    }
+}
+
+fn right<T>(outcome: Result<T, LinkError>) -> Result<Right, LinkError> {
+    match outcome {
+        Ok(_) => Ok(Right::Granted),
+        Err(LinkError::NoPermission { .. }) => Ok(Right::Denied),
+        Err(LinkError::UnknownCommand { .. }) => Ok(Right::Unknown),
+        Err(error) if error.is_answer() => Ok(Right::Granted),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether PSYNC is allowed.
+///
+/// It is sent in one write behind another command: a server that has an answer pending for us refuses
+/// PSYNC and does nothing ("SYNC and PSYNC are invalid with pending output", `syncCommand`), but says
+/// NOPERM before that (`processCommand`). Should the two ever be read apart, it asks for the very end
+/// of the stream, which costs the server nothing where it has a backlog.
+async fn psync(probe: Connection, replication: &ReplicationInfo, timeout: Duration) -> Result<Right, LinkError> {
+    let address = probe.address().clone();
+    let next = replication.master_repl_offset.saturating_add(1).to_string();
+    let psync: [&[u8]; 3] = [b"PSYNC", replication.master_replid.as_bytes(), next.as_bytes()];
+    let mut wire = BytesMut::new();
+    encode_command(&[b"PING"], &mut wire);
+    encode_command(&psync, &mut wire);
+    let (mut stream, mut answers) = probe.into_stream();
+    let exchange = async {
+        stream.write_all(&wire).await?;
+        stream.flush().await?;
+        while lines(&answers).count() < 2 && answers.len() < ANSWERS_BYTES_MAX {
+            if stream.read_buf(&mut answers).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(timeout, exchange).await {
+        Ok(Ok(())) => {}
+        Ok(Err(source)) => return Err(LinkError::Lost { address, source }),
+        Err(_) => return Err(LinkError::Timeout { address, waiting_for: "PSYNC".into(), after: timeout }),
+    }
+    match lines(&answers).nth(1) {
+        None => Err(LinkError::Closed { address }),
+        Some(answer) => match answer.strip_prefix(b"-") {
+            Some(refusal) => right::<()>(Err(LinkError::from_server(&psync, refusal))),
+            None => Ok(Right::Granted),
+        },
+    }
+}
+
+/// The complete lines of `answers` that are not empty.
+fn lines(answers: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let complete = answers.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    answers[..complete].split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        assert_eq!(lines(b"").count(), 0);
+        assert_eq!(lines(b"+PONG\r\n-ER").collect::<Vec<_>>(), [b"+PONG"]);
+        assert_eq!(lines(b"+PONG\r\n\n-ERR x\r\n").collect::<Vec<_>>(), [&b"+PONG"[..], b"-ERR x"]);
+    }
+
+    #[test]
+    fn only_noperm_and_unknown_commands_are_missing_rights() {
+        let answer = |text: &str| right::<()>(Err(LinkError::from_server(&[b"PSYNC"], text.as_bytes()))).unwrap();
+        assert_eq!(answer("NOPERM this user has no permissions to run the 'psync' command"), Right::Denied);
+        assert_eq!(answer("ERR unknown command 'PSYNC', with args beginning with: "), Right::Unknown);
+        assert_eq!(answer("ERR SYNC and PSYNC are invalid with pending output"), Right::Granted);
+        assert_eq!(answer("NOMASTERLINK Can't SYNC while not connected with my master"), Right::Granted);
+    }
+}

@@ -1,0 +1,148 @@
+//! The source: what it is, what we may do there, and how it is configured for being followed.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use redwind_archive::time::Clock;
+use redwind_link::{
+    Connection, LinkError, ReplicationInfo, Role, ServerAddress, ServerInfo, ServerKind, ServerUrl, TlsOptions, Version,
+};
+
+use super::finding::{Finding, Level, Subject};
+use super::{acl, settings};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the write rate is watched.
+const WATCH: Duration = Duration::from_secs(2);
+const VERSION_MIN: Version = Version::new(6, 2, 0);
+const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(1);
+
+pub(super) fn finding(check: &'static str, level: Level, message: impl Into<String>) -> Finding {
+    Finding::new(Subject::Source, check, level, message)
+}
+
+/// Looks at the server; what cannot be gone on from is the last finding.
+pub(super) async fn check(url: &ServerUrl, tls: &TlsOptions) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = look(url, tls, &mut findings).await {
+        let error = anyhow::Error::from(error);
+        let message = format!("{url}: {}", crate::exit::describe(&error));
+        findings.push(finding("connection", Level::Failure, message));
+    }
+    findings
+}
+
+async fn look(url: &ServerUrl, tls: &TlsOptions, findings: &mut Vec<Finding>) -> Result<(), LinkError> {
+    let mut connection = Connection::connect(url, tls, TIMEOUT).await?;
+    let info = connection.info().await?;
+    findings.push(finding("connection", Level::Ok, format!("connected to {url}")));
+    findings.push(version(&info));
+    if info.sentinel {
+        return Ok(());
+    }
+    findings.extend(encryption(url));
+    let replication = connection.info_replication().await?;
+    let probe = Connection::connect(url, tls, TIMEOUT).await?;
+    findings.extend(acl::check(url, &mut connection, probe, &replication, TIMEOUT).await?);
+    findings.extend(role(&info, &replication));
+    findings.extend(clock(&mut connection).await?);
+    let rate = write_rate(&mut connection).await?;
+    findings.push(settings::backlog(&info, &replication, rate));
+    findings.extend(settings::check(&mut connection, &info, &replication).await?);
+    Ok(())
+}
+
+fn version(info: &ServerInfo) -> Finding {
+    let what = format!("{} {}", info.kind, info.version);
+    if info.sentinel {
+        let message = format!("{what} runs as a Sentinel: give the address of a server that it watches");
+        return finding("version", Level::Failure, message);
+    }
+    if info.kind != ServerKind::Valkey && info.version < VERSION_MIN {
+        return finding("version", Level::Failure, format!("{what} is too old: 6.2 or later is needed"));
+    }
+    let modules: Vec<&str> = info.modules.iter().flatten().map(|module| module.name.as_str()).collect();
+    let modules = if modules.is_empty() { String::new() } else { format!(", with the modules {}", modules.join(", ")) };
+    if info.kind == ServerKind::Redis && info.version < Version::new(7, 0, 0) {
+        let message = format!(
+            "{what}{modules}: followed well, but it sends expiries relative to now, which a restore works out from \
+             arrival times, and needs a dump of its own when the backlog was lost; 7.0 and later do neither"
+        );
+        return finding("version", Level::Warning, message);
+    }
+    finding("version", Level::Ok, format!("{what}{modules}"))
+}
+
+fn encryption(url: &ServerUrl) -> Option<Finding> {
+    let local = match url.address() {
+        ServerAddress::Unix(_) => true,
+        ServerAddress::Tcp { host, .. } => {
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+    };
+    if url.is_tls() {
+        return Some(finding("tls", Level::Ok, "encrypted"));
+    }
+    let message = "password and data travel in clear; if the server has a TLS port, use it";
+    (!local).then(|| finding("tls", Level::Warning, message).with_fix("--source rediss://..."))
+}
+
+fn role(info: &ServerInfo, replication: &ReplicationInfo) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.push(match (replication.role, replication.master_link_up) {
+        (Role::Replica, Some(false)) => finding(
+            "role",
+            Level::Failure,
+            "a replica that has lost its primary: it cannot be followed until the link is up again",
+        ),
+        (Role::Replica, _) => {
+            let of = replication.master.as_deref().unwrap_or("its primary");
+            finding("role", Level::Ok, format!("a replica of {of}, which is spared the snapshots' forks"))
+        }
+        (Role::Primary, _) => {
+            finding("role", Level::Ok, "a primary; a replica of it would spare it the snapshots' forks")
+        }
+    });
+    if info.cluster_enabled {
+        let message = "a node of a cluster: every shard needs an agent with a --name of its own";
+        findings.push(finding("cluster", Level::Warning, message));
+    }
+    findings
+}
+
+async fn clock(connection: &mut Connection) -> Result<Option<Finding>, LinkError> {
+    let asked = Instant::now();
+    let theirs = match connection.time_unix_micros().await {
+        Ok(theirs) => theirs,
+        // Reported with the other missing rights.
+        Err(error) if error.is_answer() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let round_trip = asked.elapsed();
+    let ours = Clock::new().now().before(round_trip / 2).0;
+    let difference = Duration::from_micros(theirs.abs_diff(ours));
+    let side = if theirs > ours { "ahead of" } else { "behind" };
+    let message = format!("the server's clock is {:.3} s {side} ours", difference.as_secs_f64());
+    Ok(Some(if difference > CLOCK_DIFFERENCE_MAX.max(round_trip) {
+        let message = format!("{message}: restores go by the agent's clock; expiries by the server's");
+        finding("clock", Level::Warning, message)
+            .with_fix("keep both machines' clocks by NTP: timedatectl set-ntp true")
+    } else {
+        finding("clock", Level::Ok, message)
+    }))
+}
+
+/// Bytes of stream a second, as seen for a moment.
+async fn write_rate(connection: &mut Connection) -> Result<u64, LinkError> {
+    let began = Instant::now();
+    let first = connection.info_replication().await?.master_repl_offset;
+    tokio::time::sleep(WATCH).await;
+    let last = connection.info_replication().await?.master_repl_offset;
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate"
+    )]
+    Ok((last.saturating_sub(first) as f64 / began.elapsed().as_secs_f64()) as u64)
+}

@@ -1,0 +1,211 @@
+//! The store: whether it keeps the one promise that an archive's safety rests on, that of two puts of
+//! one name exactly one succeeds, and the plainer ones.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redwind_archive::documents::Marker;
+use redwind_archive::layout::{Folder, ObjectName, SourceName};
+use redwind_archive::position::Term;
+use redwind_archive::store::{Put, SourceStore, Store, StoreError, StoreUrl};
+use ulid::Ulid;
+
+use super::finding::{Finding, Level, Subject};
+
+/// Puts that race for one name, and how often.
+const RACERS: u32 = 16;
+const RACES: u64 = 3;
+/// Slower than this and a flush a second cannot be kept up.
+const PUT_SLOW: Duration = Duration::from_secs(1);
+const UNFIT: &str = "use a store with conditional writes: S3, GCS, Azure, a recent MinIO, Ceph or R2, or a local disk";
+
+fn finding(check: &'static str, level: Level, message: impl Into<String>) -> Finding {
+    Finding::new(Subject::Store, check, level, message)
+}
+
+/// Tries the store in a folder of its own, which is empty again afterwards.
+pub(super) async fn check(url: &StoreUrl, name: &SourceName) -> Vec<Finding> {
+    let store = match Store::create(url) {
+        Ok(store) => store,
+        Err(error) => return vec![failure("open", error)],
+    };
+    let folder = format!("redwind-check-{}", Ulid::generate());
+    let trial = store.source(&folder.parse().expect("a ULID behind letters is a name"));
+    let mut findings = Vec::new();
+    if let Err(finding) = put_list_get(&trial, &mut findings).await {
+        findings.push(finding);
+    }
+    findings.push(delete(&trial).await);
+    if let Some(root) = url.folder() {
+        // A folder of files outlives the files in it.
+        let _ = std::fs::remove_dir(root.join(&folder).join("term"));
+        let _ = std::fs::remove_dir(root.join(&folder));
+    }
+    findings.extend(archive(&store.source(name)).await);
+    findings
+}
+
+fn object(number: u64) -> ObjectName {
+    ObjectName::Term(Term(number))
+}
+
+fn failure(check: &'static str, error: StoreError) -> Finding {
+    let error = anyhow::Error::from(error);
+    finding(check, Level::Failure, crate::exit::describe(&error))
+}
+
+/// Each step needs the one before it: the first that fails is the error.
+async fn put_list_get(trial: &SourceStore, findings: &mut Vec<Finding>) -> Result<(), Finding> {
+    let first = Bytes::from_static(b"redwind check: the first of two puts of this name");
+    let began = Instant::now();
+    trial.put_new(&object(1), first.clone()).await.map_err(|error| failure("put", error))?;
+    let took = began.elapsed();
+    let message = format!("a small object took {:.0} ms", took.as_secs_f64() * 1000.0);
+    findings.push(if took > PUT_SLOW {
+        let message = format!("{message}: what is written becomes durable that much later");
+        finding("put", Level::Warning, message).with_fix("use a bucket in a region near to the agent")
+    } else {
+        finding("put", Level::Ok, message)
+    });
+    findings.push(second_put(trial, &first).await?);
+    findings.push(races(trial).await?);
+    findings.push(list(trial).await?);
+    Ok(())
+}
+
+async fn second_put(trial: &SourceStore, first: &Bytes) -> Result<Finding, Finding> {
+    const CHECK: &str = "put-if-absent";
+    let second = Bytes::from_static(b"redwind check: the second of two puts of this name");
+    let put = trial.put_new(&object(1), second).await.map_err(|error| failure(CHECK, error))?;
+    let found = trial.get(&object(1)).await.map_err(|error| failure(CHECK, error))?;
+    if put == Put::Taken(first.clone()) && found == *first {
+        return Ok(finding(CHECK, Level::Ok, "the second put of a name is refused, and what was first stays"));
+    }
+    let message = "the second put of a name succeeded and replaced what was there: two agents could destroy each \
+                   other's work";
+    Err(finding(CHECK, Level::Failure, message).with_fix(UNFIT))
+}
+
+/// Several at once put one name: one must win, each other be told, and the winner's object stay.
+async fn races(trial: &SourceStore) -> Result<Finding, Finding> {
+    const CHECK: &str = "put-if-absent race";
+    for race in 0..RACES {
+        let name = object(2 + race);
+        let mut racers = tokio::task::JoinSet::new();
+        for racer in 0..RACERS {
+            let (trial, name) = (trial.clone(), name.clone());
+            racers.spawn(async move {
+                let bytes = Bytes::from(format!("redwind check: race {race}, racer {racer:02}"));
+                (bytes.clone(), trial.put_new(&name, bytes).await)
+            });
+        }
+        let mut winners = Vec::new();
+        for (bytes, put) in racers.join_all().await {
+            if put.map_err(|error| failure(CHECK, error))? == Put::Stored {
+                winners.push(bytes);
+            }
+        }
+        let found = trial.get(&name).await.map_err(|error| failure(CHECK, error))?;
+        if winners != [found] {
+            let message = format!(
+                "of {RACERS} puts of one name at the same time {} were told that they succeeded: two agents could \
+                 destroy each other's work",
+                winners.len()
+            );
+            return Err(finding(CHECK, Level::Failure, message).with_fix(UNFIT));
+        }
+    }
+    Ok(finding(
+        CHECK,
+        Level::Ok,
+        format!("of {RACERS} puts of one name at the same time exactly one succeeds, {RACES} times"),
+    ))
+}
+
+async fn list(trial: &SourceStore) -> Result<Finding, Finding> {
+    const CHECK: &str = "list";
+    let mut listed: Vec<ObjectName> = trial
+        .list(&Folder::Terms)
+        .await
+        .map_err(|error| failure(CHECK, error))?
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    listed.sort_by_key(ToString::to_string);
+    let put: Vec<ObjectName> = (1..2 + RACES).map(object).collect();
+    if listed == put {
+        return Ok(finding(CHECK, Level::Ok, "a listing shows what was just put"));
+    }
+    let message = format!(
+        "{} objects were put and {} are listed right after: the store is not consistent",
+        put.len(),
+        listed.len()
+    );
+    Err(finding(CHECK, Level::Failure, message).with_fix(UNFIT))
+}
+
+/// An agent deletes nothing, so that a store which forbids it is fit, and safer.
+async fn delete(trial: &SourceStore) -> Finding {
+    const CHECK: &str = "delete";
+    for number in 1..2 + RACES {
+        if let Err(error) = trial.delete(&object(number)).await {
+            let error = anyhow::Error::from(error);
+            let message = format!(
+                "{}: an agent needs no right to delete, but this check's objects stay behind in {trial}",
+                crate::exit::describe(&error)
+            );
+            return finding(CHECK, Level::Warning, message)
+                .with_fix(format!("delete {trial}/ with credentials that may"));
+        }
+    }
+    match trial.list(&Folder::Terms).await {
+        Ok(left) if left.is_empty() => finding(CHECK, Level::Ok, "what was put is deleted again"),
+        Ok(left) => {
+            finding(CHECK, Level::Warning, format!("{} deleted objects are still listed in {trial}", left.len()))
+        }
+        Err(error) => failure(CHECK, error),
+    }
+}
+
+/// What the agent will find under its name.
+async fn archive(store: &SourceStore) -> Option<Finding> {
+    const CHECK: &str = "archive";
+    Some(match store.find_document::<Marker>(&ObjectName::Marker).await {
+        Ok(None) => finding(CHECK, Level::Ok, format!("there is none in {store} yet: an agent will make it")),
+        Ok(Some(marker)) if marker.source == *store.name() => {
+            finding(CHECK, Level::Ok, format!("an agent will continue that in {store}, made at {}", marker.created))
+        }
+        Ok(Some(marker)) => {
+            let message = format!("{store} holds the archive of source {}: it was copied or renamed", marker.source);
+            finding(CHECK, Level::Failure, message).with_fix(format!("--name {}, or another --store", marker.source))
+        }
+        Err(error) => failure(CHECK, error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_local_folder_is_fit_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let url: StoreUrl = format!("file://{}", dir.path().display()).parse().unwrap();
+        let findings = check(&url, &"default".parse().unwrap()).await;
+        assert!(findings.iter().all(|found| found.level == Level::Ok), "{findings:?}");
+        let checks: Vec<&str> = findings.iter().map(|found| found.check).collect();
+        assert_eq!(checks, ["put", "put-if-absent", "put-if-absent race", "list", "delete", "archive"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_written_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let url: StoreUrl = format!("file://{}/below", file.display()).parse().unwrap();
+        let findings = check(&url, &"default".parse().unwrap()).await;
+        assert_eq!(findings.len(), 1);
+        assert_eq!((findings[0].check, findings[0].level), ("open", Level::Failure));
+    }
+}

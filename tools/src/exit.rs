@@ -1,0 +1,159 @@
+//! What the process says last: its exit status, on which scripts rely, and its error, once.
+
+use std::process::ExitCode;
+
+use redwind_agent::config::ConfigError;
+use redwind_agent::error::{AgentError, AgentExit};
+use redwind_archive::catalog::CatalogError;
+use redwind_archive::plan::PlanError;
+use redwind_archive::store::StoreError;
+use redwind_link::LinkError;
+use redwind_restore::RestoreError;
+
+use crate::settings_file::SettingsError;
+
+/// The exit statuses. Their numbers are a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Done.
+    Done = 0,
+    /// Failed, for a reason that has no status of its own.
+    Failed = 1,
+    /// The command line or the settings make no sense.
+    Usage = 2,
+    /// The target lies in a gap, in a blur, or outside every window.
+    Unrestorable = 3,
+    /// Damage was found in the archive.
+    Damage = 4,
+    /// The store cannot be reached, refuses, or is unfit.
+    Store = 5,
+    /// Another agent is the archive's writer, or another process holds the spool.
+    Fenced = 6,
+    /// The source refuses: user, password, ACL, no PSYNC.
+    Source = 7,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// Something wrong with the command line that only shows after it was read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(String);
+
+impl UsageError {
+    pub(crate) fn new(problem: impl Into<String>) -> Self {
+        Self(problem.into())
+    }
+}
+
+/// The status that an error ends the process with: that of the first cause which has one.
+pub(crate) fn status_of(error: &anyhow::Error) -> Status {
+    error.chain().find_map(status_of_cause).unwrap_or(Status::Failed)
+}
+
+fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> {
+    if cause.is::<UsageError>() || cause.is::<SettingsError>() || cause.is::<ConfigError>() {
+        return Some(Status::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<AgentError>() {
+        return Some(match error.exit() {
+            AgentExit::Failed => Status::Failed,
+            AgentExit::Store => Status::Store,
+            AgentExit::Fenced => Status::Fenced,
+            AgentExit::Source => Status::Source,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<StoreError>() {
+        return Some(status_of_store(error));
+    }
+    if let Some(CatalogError::Store(error)) = cause.downcast_ref::<CatalogError>() {
+        return Some(status_of_store(error));
+    }
+    if let Some(error) = cause.downcast_ref::<PlanError>() {
+        return Some(match error {
+            _ if error.is_refusal() => Status::Unrestorable,
+            _ if error.is_damage() => Status::Damage,
+            _ => Status::Store,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<RestoreError>() {
+        // A server that refuses here is no source, whatever the causes say.
+        return Some(match error {
+            _ if error.is_damage() => Status::Damage,
+            _ if error.is_store() => Status::Store,
+            _ => Status::Failed,
+        });
+    }
+    let error = cause.downcast_ref::<LinkError>()?;
+    (!error.is_retryable()).then_some(Status::Source)
+}
+
+fn status_of_store(error: &StoreError) -> Status {
+    if error.is_damage() { Status::Damage } else { Status::Store }
+}
+
+/// Says what went wrong, on stderr, and what the process ends with.
+#[expect(clippy::print_stderr, reason = "the one place that tells an error to whoever ran the command")]
+pub(crate) fn report(error: &anyhow::Error) -> Status {
+    eprintln!("error: {}", describe(error));
+    status_of(error)
+}
+
+/// An error with its causes on one line. A cause that the text before it repeats is left out, since
+/// errors of other crates often end with that of their cause.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    fn link_error(text: &str) -> LinkError {
+        LinkError::from_server(&[b"PSYNC"], text.as_bytes())
+    }
+
+    #[test]
+    fn the_cause_decides_on_the_status() {
+        let refused = anyhow::Error::from(link_error("NOPERM no")).context("cannot follow the source");
+        assert_eq!(status_of(&refused), Status::Source);
+        assert_eq!(status_of(&link_error("LOADING").into()), Status::Failed);
+        assert_eq!(status_of(&UsageError::new("no").into()), Status::Usage);
+        assert_eq!(status_of(&anyhow::anyhow!("anything else")), Status::Failed);
+        let url = "file:///nowhere/at/all".parse().unwrap();
+        let unfit = redwind_archive::store::Store::open(&url).unwrap_err();
+        assert_eq!(status_of(&unfit.into()), Status::Store);
+    }
+
+    #[test]
+    fn the_numbers_are_those_promised() {
+        let numbers = [
+            Status::Done,
+            Status::Failed,
+            Status::Usage,
+            Status::Unrestorable,
+            Status::Damage,
+            Status::Store,
+            Status::Fenced,
+            Status::Source,
+        ]
+        .map(|status| status as u8);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_chain_is_told_once() {
+        let inner: Result<(), _> = Err(anyhow::anyhow!("refused"));
+        let error = inner.context("cannot connect: refused").context("cannot restore").unwrap_err();
+        assert_eq!(describe(&error), "cannot restore: cannot connect: refused");
+    }
+}
