@@ -8,14 +8,17 @@
 mod log;
 mod summary;
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use crate::document::DocumentError;
 use crate::documents::{HistoryStart, Manifest, Marker};
 use crate::layout::{Folder, ManifestName, ObjectName, PageName};
-use crate::position::{HistoryId, Offset};
+use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
 
-pub use log::{HistoryLog, Hole, Run};
+pub use log::{Closure, HistoryLog, Run};
 pub use summary::{Blur, Gap, SnapshotSummary, Summary, Window};
 
 /// Small reads of the catalog that are under way at once.
@@ -37,7 +40,7 @@ pub enum CatalogError {
 pub struct Catalog {
     /// The archive's own document.
     pub marker: Marker,
-    /// Its histories, oldest first.
+    /// Its histories, oldest first: the last is the one that was written to last.
     pub histories: Vec<HistoryLog>,
 }
 
@@ -62,19 +65,18 @@ impl Catalog {
         self.histories.iter().find(|history| history.start.history == id)
     }
 
-    /// The history that follows on `id`: the one whose document names it as predecessor.
-    #[must_use]
-    pub fn successor(&self, id: HistoryId) -> Option<&HistoryLog> {
-        let follows = |log: &&HistoryLog| log.start.predecessor.is_some_and(|position| position.history == id);
-        self.histories.iter().find(follows)
-    }
-
     /// Reads the manifest of a snapshot.
     ///
     /// # Errors
-    /// When it is absent or damaged, or the store cannot be read.
+    /// When it is absent, damaged, or another than its name says, or the store cannot be read.
     pub async fn manifest(&self, store: &SourceStore, name: &ManifestName) -> Result<Manifest, StoreError> {
-        store.get_document(&ObjectName::Manifest(name.clone())).await
+        let object = ObjectName::Manifest(name.clone());
+        let manifest: Manifest = store.get_document(&object).await?;
+        if (manifest.archive, &manifest.name()) == (self.marker.archive, name) {
+            return Ok(manifest);
+        }
+        let belongs = format!("snapshot {} of archive {}", manifest.name(), manifest.archive);
+        Err(store.damaged(&object, DocumentError::Misplaced { belongs }))
     }
 }
 
@@ -88,31 +90,58 @@ async fn list_manifests(store: &SourceStore) -> Result<Vec<ManifestName>, StoreE
 }
 
 async fn read_histories(store: &SourceStore) -> Result<Vec<HistoryStart>, StoreError> {
-    let mut names: Vec<ObjectName> = store.list(&Folder::Histories).await?.into_iter().map(|(name, _)| name).collect();
-    names.sort_by_key(ToString::to_string);
-    stream::iter(names)
-        .map(|name| async move { store.get_document(&name).await })
-        .buffered(READS_AT_ONCE)
-        .try_collect()
-        .await
+    let listed = store.list(&Folder::Histories).await?;
+    let histories = listed.into_iter().filter_map(|(name, _)| match name {
+        ObjectName::History(history) => Some(history),
+        _ => None,
+    });
+    stream::iter(histories).map(|history| read_history(store, history)).buffered(READS_AT_ONCE).try_collect().await
 }
 
-fn assemble(mut starts: Vec<HistoryStart>, pages: &[PageName], manifests: &[ManifestName]) -> Vec<HistoryLog> {
-    starts.sort_by_key(|start| (start.term, start.history));
-    let void_after = |id: HistoryId| -> Option<Offset> {
-        let ends = starts.iter().filter_map(|start| start.predecessor);
-        ends.filter(|end| end.history == id).map(|end| end.offset).min()
-    };
-    let ends: Vec<Option<Offset>> = starts.iter().map(|start| void_after(start.history)).collect();
-    starts
+/// Reads the document of a history.
+///
+/// # Errors
+/// When it is absent, damaged, or another's, or the store cannot be read.
+pub(crate) async fn read_history(store: &SourceStore, history: HistoryId) -> Result<HistoryStart, StoreError> {
+    let object = ObjectName::History(history);
+    let start: HistoryStart = store.get_document(&object).await?;
+    if start.history == history {
+        return Ok(start);
+    }
+    Err(store.damaged(&object, DocumentError::Misplaced { belongs: format!("history {}", start.history) }))
+}
+
+/// Puts the histories together, in the order in which they were last written to: that of their
+/// documents' terms alone would be wrong, because a writer that has been fenced may still put one,
+/// of its old term, while its successor continues the history before.
+fn assemble(starts: Vec<HistoryStart>, pages: &[PageName], manifests: &[ManifestName]) -> Vec<HistoryLog> {
+    let begun: BTreeSet<(Term, u32)> = pages.iter().map(|page| (page.term, page.number)).collect();
+    let mut histories: Vec<HistoryLog> = starts
         .into_iter()
-        .zip(ends)
-        .map(|(start, end)| {
-            let of_history = |page: &&PageName| page.history == start.history;
+        .map(|start| {
+            let of_history = pages.iter().filter(|page| page.history == start.history).cloned().collect();
             let mut snapshots: Vec<ManifestName> =
                 manifests.iter().filter(|manifest| manifest.history == start.history).cloned().collect();
             snapshots.sort_by_key(|manifest| (manifest.offset, manifest.time));
-            HistoryLog::new(start.clone(), pages.iter().filter(of_history).cloned().collect(), snapshots, end)
+            HistoryLog::new(start, of_history, &begun, snapshots)
         })
-        .collect()
+        .collect();
+    histories.sort_by_key(|log| (log.last_term(), log.start.history));
+    for index in 0..histories.len() {
+        let (before, after) = histories.split_at_mut(index);
+        let Some(successor) = after.first() else { break };
+        let Some(predecessor) = successor.start.predecessor else { continue };
+        // A later history's word replaces an earlier one's, and what a newer term has continued was
+        // not ended by an older one: such a history would not come after its predecessor.
+        if let Some(log) = before.iter_mut().find(|log| log.start.history == predecessor.history)
+            && log.last_term() <= successor.start.term
+        {
+            log.closed = Some(Closure {
+                at: predecessor.offset,
+                complete_until: successor.start.predecessor_complete_until,
+                by: successor.start.history,
+            });
+        }
+    }
+    histories
 }

@@ -55,6 +55,12 @@ pub enum DocumentError {
     /// The bytes have changed.
     #[error("damaged: its checksum is wrong")]
     Checksum,
+    /// A sound document that does not belong where it lies.
+    #[error("misplaced: it belongs to {belongs}")]
+    Misplaced {
+        /// What it says it belongs to.
+        belongs: String,
+    },
     /// The JSON does not hold what the document must hold.
     #[error("damaged: its JSON cannot be read")]
     Json(#[from] serde_json::Error),

@@ -17,6 +17,10 @@ use crate::time::Timestamp;
 /// Most segments in one page: a listing of a page is one request on S3, GCS and Azure.
 pub const SEGMENTS_PER_PAGE: u32 = 1000;
 
+/// Most segments that a writer has under way at once: so many names at the end of the log, but for
+/// one, may be there while one before them is not there yet, or never will be.
+pub const SEGMENTS_UNDER_WAY_MAX: usize = 8;
+
 /// The name of a source, and of the folder that holds its archive.
 ///
 /// 1 to 64 of `a-z A-Z 0-9 . _ -`, not starting with a dot: safe in every store and shell.

@@ -18,6 +18,8 @@ pub mod position;
 pub mod read;
 pub mod segment;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod verify;
 mod wire;

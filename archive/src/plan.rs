@@ -15,7 +15,7 @@ use crate::store::SourceStore;
 use crate::time::Timestamp;
 
 pub use cut::Cut;
-pub use error::{Nearest, PlanError, Refusal};
+pub use error::{Nearest, PlanError, Point, Refusal};
 use locate::Locator;
 
 /// What to restore to.
@@ -133,7 +133,7 @@ impl<'a> Planner<'a> {
         let has_snapshot = |log: &HistoryLog| log.snapshots.iter().any(|snapshot| snapshot.time <= time);
         let mut covering = Vec::new();
         for log in self.candidates(has_snapshot)? {
-            if time <= self.complete_until(log).await? {
+            if self.locator(log).reaches(time).await? {
                 covering.push(log);
             }
         }
@@ -154,8 +154,9 @@ impl<'a> Planner<'a> {
         let Some(log) = self.candidates(|log| !log.snapshots.is_empty())?.first().copied() else {
             return Err(PlanError::NothingToRestore);
         };
-        let cut = self.locator(log).cut_at_offset(Offset(u64::MAX)).await?;
-        Ok((log, cut))
+        let mut locator = self.locator(log);
+        let end = locator.end().await?;
+        Ok((log, locator.cut_at_offset(end).await?))
     }
 
     async fn at_offset(&self, history: Option<HistoryId>, offset: Offset) -> Result<(&'a HistoryLog, Cut), PlanError> {
@@ -182,8 +183,15 @@ impl<'a> Planner<'a> {
     async fn beside(&self, record: Position, side: Side) -> Result<(&'a HistoryLog, Cut), PlanError> {
         let log = self.catalog.history(record.history).ok_or(PlanError::NoSuchHistory(record.history))?;
         let mut locator = self.locator(log);
-        let cut = locator.cut_at_offset(record.offset).await?;
-        if cut.offset != record.offset || record.offset >= locator.end().await? {
+        let end = locator.end().await?;
+        let cut = match locator.cut_at_offset(record.offset.min(end)).await {
+            // Nothing there can be restored, so that it does not matter what has expired.
+            Err(PlanError::Hole { .. }) if log.snapshots.first().is_none_or(|first| record.offset < first.offset) => {
+                return Err(self.refuse(Refusal::BeforeFirstSnapshot { offset: record.offset }).await);
+            }
+            cut => cut?,
+        };
+        if cut.offset != record.offset || record.offset >= end {
             return Err(self.refuse(Refusal::NoSuchRecord { record, boundary: cut.offset }).await);
         }
         if side == Side::Before {
@@ -193,18 +201,6 @@ impl<'a> Planner<'a> {
             Some(after) => Ok((log, after)),
             None => Err(self.refuse(Refusal::UnfinishedRecord { record }).await),
         }
-    }
-
-    /// Until when a history is known to be complete.
-    async fn complete_until(&self, log: &HistoryLog) -> Result<Timestamp, PlanError> {
-        let newest_snapshot = log.snapshots.iter().map(|snapshot| snapshot.time).max().unwrap_or_default();
-        let closed = self.catalog.successor(log.start.history).and_then(|next| next.start.predecessor_complete_until);
-        let until = match (closed, log.runs().last()) {
-            (Some(until), _) => until,
-            (None, Some(run)) => log.end_of(self.store, *run).await?.map_or(Timestamp(0), |end| end.read_until),
-            (None, None) => Timestamp(0),
-        };
-        Ok(until.max(newest_snapshot))
     }
 
     /// Chooses the snapshot and lists the segments from there to the cut.

@@ -196,8 +196,12 @@ impl SourceStore {
             Ok(if fits { Some(found.bytes().await?) } else { None })
         };
         let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
-        document::decode(bytes.as_deref().unwrap_or_default())
-            .map_err(|source| StoreError::Damaged { object: self.url_of(&path), source: Box::new(source) })
+        document::decode(bytes.as_deref().unwrap_or_default()).map_err(|source| self.damaged(name, source))
+    }
+
+    /// The error that says that an object is damaged.
+    pub(crate) fn damaged(&self, name: &ObjectName, source: document::DocumentError) -> StoreError {
+        StoreError::Damaged { object: self.describe(name), source: Box::new(source) }
     }
 
     /// A document, or `None` when there is no such object.

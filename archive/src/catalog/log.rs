@@ -1,25 +1,18 @@
-//! One history's log: which pages of which terms make it up.
+//! One history's log: which pages of which terms make it up, and which of their segments count.
+
+use std::collections::BTreeSet;
 
 use crate::documents::HistoryStart;
-use crate::layout::{ManifestName, PageName, Reading, SegmentName};
-use crate::position::Offset;
+use crate::layout::{ManifestName, PageName, Reading, SEGMENTS_UNDER_WAY_MAX, SegmentName};
+use crate::position::{HistoryId, Offset, Term};
 use crate::store::{SourceStore, StoreError};
-
-/// A stretch of a history's log that is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hole {
-    /// Offset after the last byte before it; `None` when a whole page before it is gone and only
-    /// its successor's start is known.
-    pub after: Option<Offset>,
-    /// Offset before the first byte after it.
-    pub before: Offset,
-}
+use crate::time::Timestamp;
 
 /// One history: its document, its pages as far as they count, and its snapshots.
 ///
-/// Of a segment that an older term's writer put after a newer term had taken over, nothing counts: a
-/// newer term's page ends what older ones say from its start on, and a successor's document fixes
-/// the end of a history that was not continued.
+/// Of what an older term's writer put after a newer term had taken over, nothing counts: a newer
+/// term's page ends what older ones say from its start on, and a successor's document fixes the end
+/// of a history that was not continued.
 #[derive(Clone, Debug)]
 pub struct HistoryLog {
     /// The history's document.
@@ -29,7 +22,20 @@ pub struct HistoryLog {
     /// Its complete snapshots, by offset.
     pub snapshots: Vec<ManifestName>,
     /// Where the history ends for good, when another followed it.
-    pub closed_at: Option<Offset>,
+    pub closed: Option<Closure>,
+    /// Indices of the pages before which a page of their term is missing.
+    orphans: BTreeSet<usize>,
+}
+
+/// The end of a history that could not be continued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closure {
+    /// Where it ends: what its log says beyond is void.
+    pub at: Offset,
+    /// Until when it is known to be complete.
+    pub complete_until: Option<Timestamp>,
+    /// The history that followed it.
+    pub by: HistoryId,
 }
 
 /// Consecutive pages without a hole between them.
@@ -43,11 +49,12 @@ pub struct Run {
 
 impl HistoryLog {
     /// Puts a history together from all pages that carry its id, in order of term and number.
+    /// `begun` holds the pages of all histories.
     pub(super) fn new(
         start: HistoryStart,
         listed: Vec<PageName>,
+        begun: &BTreeSet<(Term, u32)>,
         snapshots: Vec<ManifestName>,
-        closed_at: Option<Offset>,
     ) -> Self {
         let mut pages: Vec<PageName> = Vec::with_capacity(listed.len());
         for page in listed {
@@ -56,41 +63,61 @@ impl HistoryLog {
             }
             pages.push(page);
         }
-        Self { start, pages, snapshots, closed_at }
+        let orphan =
+            |page: &PageName| page.number.checked_sub(1).is_some_and(|last| !begun.contains(&(page.term, last)));
+        let orphans = pages.iter().enumerate().filter(|(_, page)| orphan(page)).map(|(index, _)| index).collect();
+        Self { start, pages, snapshots, closed: None, orphans }
+    }
+
+    /// The newest term that wrote to the history.
+    #[must_use]
+    pub fn last_term(&self) -> Term {
+        self.pages.last().map_or(self.start.term, |page| page.term.max(self.start.term))
     }
 
     /// The offset beyond which a page's segments do not count; `None` for an open end.
     #[must_use]
     pub fn limit(&self, page: usize) -> Option<Offset> {
-        match self.pages.get(page + 1) {
-            Some(next) => Some(next.start),
-            None => self.closed_at,
-        }
+        let next = self.pages.get(page + 1).map(|next| next.start);
+        let closed = self.closed.map(|closure| closure.at);
+        next.into_iter().chain(closed).min()
     }
 
     /// The segments of a page that count, with their lengths, in order.
+    ///
+    /// Where the log has an open end, a hole with no more behind it than a writer has under way is
+    /// the log's end: what lies behind will count when the hole is filled, which may be never.
     ///
     /// # Errors
     /// When the store cannot be listed.
     pub async fn segments(&self, store: &SourceStore, page: usize) -> Result<Vec<(SegmentName, u64)>, StoreError> {
         let Some(name) = self.pages.get(page) else { return Ok(Vec::new()) };
-        let limit = self.limit(page).unwrap_or(Offset(u64::MAX));
         let mut segments = store.segments(name).await?;
-        segments.retain(|(segment, _)| segment.end <= limit);
+        match self.limit(page) {
+            Some(limit) => segments.retain(|(segment, _)| segment.end <= limit),
+            None => {
+                let joined = joined(name.start, &segments);
+                if segments.len() - joined < SEGMENTS_UNDER_WAY_MAX {
+                    segments.truncate(joined);
+                }
+            }
+        }
         Ok(segments)
+    }
+
+    /// Whether a page of the same term is missing right before this one.
+    #[must_use]
+    pub fn is_orphan(&self, page: usize) -> bool {
+        self.orphans.contains(&page)
     }
 
     /// The stretches of pages between which no page is missing, as far as the pages' numbers tell.
     #[must_use]
     pub fn runs(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for (index, page) in self.pages.iter().enumerate() {
-            let follows = index.checked_sub(1).is_some_and(|before| {
-                let before = &self.pages[before];
-                before.term != page.term || before.number + 1 == page.number
-            });
+        for index in 0..self.pages.len() {
             match runs.last_mut() {
-                Some(run) if follows => run.last = index,
+                Some(run) if !self.is_orphan(index) => run.last = index,
                 _ => runs.push(Run { first: index, last: index }),
             }
         }
@@ -101,6 +128,15 @@ impl HistoryLog {
     #[must_use]
     pub fn page_at(&self, offset: Offset) -> Option<usize> {
         self.pages.partition_point(|page| page.start <= offset).checked_sub(1)
+    }
+
+    /// The last page whose instant is `time` or before.
+    ///
+    /// Not found by bisection: a fenced writer may have vouched for later instants than those at
+    /// which its successor began.
+    #[must_use]
+    pub fn page_at_time(&self, time: Timestamp) -> Option<usize> {
+        self.pages.iter().rposition(|page| page.time <= time)
     }
 
     /// Runs of late pages as (first, last) indices: each is a blur.
@@ -118,4 +154,15 @@ impl HistoryLog {
         }
         runs
     }
+}
+
+/// How many segments follow each other from `start` on.
+fn joined(start: Offset, segments: &[(SegmentName, u64)]) -> usize {
+    let mut reached = start;
+    let follows = |(segment, _): &&(SegmentName, u64)| {
+        let follows = segment.start == reached;
+        reached = segment.end;
+        follows
+    };
+    segments.iter().take_while(follows).count()
 }

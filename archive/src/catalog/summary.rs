@@ -1,8 +1,10 @@
 //! What can be restored: windows, blurs, gaps and snapshots, for people and scripts.
 
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::{Catalog, HistoryLog, Run};
+use super::{Catalog, HistoryLog, READS_AT_ONCE, Run};
 use crate::documents::{Cause, Manifest};
 use crate::layout::{ManifestName, ObjectName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset};
@@ -91,27 +93,30 @@ pub struct Summary {
 
 /// Where a run of pages ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct End {
-    pub(crate) offset: Offset,
-    pub(crate) read_until: Timestamp,
+struct End {
+    offset: Offset,
+    read_until: Timestamp,
 }
 
 impl Catalog {
-    /// Sums up what can be restored. Takes two small requests per window and per blur.
+    /// Sums up what can be restored, as far as the names of pages tell: a segment that is missing
+    /// inside a page is found by a plan that needs it, and by `verify`.
+    ///
+    /// Takes two requests per window and per blur, and one per snapshot and per change of term; some
+    /// of them run at once.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn summary(&self, store: &SourceStore) -> Result<Summary, StoreError> {
-        let mut summary = Summary::default();
-        for history in &self.histories {
-            summary.windows.extend(history.windows(store).await?);
-            summary.blurs.extend(history.blurs(store).await?);
-            for name in &history.snapshots {
-                summary.snapshots.push(self.summarise(store, name).await?);
-            }
-        }
-        summary.gaps = self.gaps(&summary.windows);
-        Ok(summary)
+        let histories = || stream::iter(&self.histories);
+        let windows = histories().map(|history| history.windows(store)).buffered(READS_AT_ONCE).try_concat();
+        let blurs = histories().map(|history| history.blurs(store)).buffered(READS_AT_ONCE).try_concat();
+        let snapshots = stream::iter(self.histories.iter().flat_map(|history| &history.snapshots))
+            .map(|name| self.summarise(store, name))
+            .buffered(READS_AT_ONCE)
+            .try_collect();
+        let (windows, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
+        Ok(Summary { gaps: self.gaps(&windows), windows, blurs, snapshots })
     }
 
     async fn summarise(&self, store: &SourceStore, name: &ManifestName) -> Result<SnapshotSummary, StoreError> {
@@ -171,9 +176,15 @@ impl Catalog {
 
 impl HistoryLog {
     async fn windows(&self, store: &SourceStore) -> Result<Vec<Window>, StoreError> {
+        let runs = self.unbroken_runs(store).await?;
+        let ends: Vec<(Run, Option<End>)> = stream::iter(runs)
+            .map(|run| async move { Ok::<_, StoreError>((run, self.end_of(store, run).await?)) })
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
         let mut windows: Vec<Window> = Vec::new();
-        for run in self.runs() {
-            let Some(end) = self.end_of(store, run).await? else { continue };
+        for (run, end) in ends {
+            let Some(end) = end else { continue };
             let from = self.pages[run.first].start;
             let within = |snapshot: &&ManifestName| (from..=end.offset).contains(&snapshot.offset);
             if let Some(first) = self.snapshots.iter().find(within) {
@@ -190,6 +201,32 @@ impl HistoryLog {
         Ok(windows)
     }
 
+    /// The runs, divided also where pages are missing at the end of a term. That a term's last page is
+    /// the last it wrote shows only in where its segments end.
+    async fn unbroken_runs(&self, store: &SourceStore) -> Result<Vec<Run>, StoreError> {
+        let changes = (1..self.pages.len()).filter(|&page| self.pages[page - 1].term != self.pages[page].term);
+        let breaks: Vec<usize> = stream::iter(changes)
+            .map(|page| async move {
+                let end = self.segments(store, page - 1).await?.last().map(|(last, _)| last.end);
+                let reached = end.unwrap_or(self.pages[page - 1].start);
+                Ok::<_, StoreError>((reached != self.pages[page].start).then_some(page))
+            })
+            .buffered(READS_AT_ONCE)
+            .try_filter_map(|broken| async move { Ok(broken) })
+            .try_collect()
+            .await?;
+        let mut runs = Vec::new();
+        for Run { mut first, last } in self.runs() {
+            let inside = first + 1..=last;
+            for &page in breaks.iter().filter(|page| inside.contains(page)) {
+                runs.push(Run { first, last: page - 1 });
+                first = page;
+            }
+            runs.push(Run { first, last });
+        }
+        Ok(runs)
+    }
+
     fn window(&self, first: &ManifestName, end: End) -> Window {
         Window {
             history: self.start.history,
@@ -201,24 +238,28 @@ impl HistoryLog {
     }
 
     async fn blurs(&self, store: &SourceStore) -> Result<Vec<Blur>, StoreError> {
-        let mut blurs = Vec::new();
-        for run in self.late_runs() {
-            let Some(end) = self.end_of(store, run).await? else { continue };
-            let first = &self.pages[run.first];
-            blurs.push(Blur {
-                history: self.start.history,
-                from_offset: first.start,
-                from: first.time,
-                to_offset: end.offset,
-                to: end.read_until,
-            });
+        stream::iter(self.late_runs())
+            .map(|run| async move { Ok(self.end_of(store, run).await?.map(|end| self.blur(run, end))) })
+            .buffered(READS_AT_ONCE)
+            .try_filter_map(|blur| async move { Ok(blur) })
+            .try_collect()
+            .await
+    }
+
+    fn blur(&self, run: Run, end: End) -> Blur {
+        let first = &self.pages[run.first];
+        Blur {
+            history: self.start.history,
+            from_offset: first.start,
+            from: first.time,
+            to_offset: end.offset,
+            to: end.read_until,
         }
-        Ok(blurs)
     }
 
     /// Where the last segment of a run ends, and until when it vouches; `None` when the run has no
     /// segment that counts. Takes one listing and one small read, more where pages are empty.
-    pub(crate) async fn end_of(&self, store: &SourceStore, run: Run) -> Result<Option<End>, StoreError> {
+    async fn end_of(&self, store: &SourceStore, run: Run) -> Result<Option<End>, StoreError> {
         for page in (run.first..=run.last).rev() {
             if let Some((segment, length)) = self.segments(store, page).await?.last() {
                 return read_end(store, &self.pages[page], segment, *length).await.map(Some);
@@ -230,7 +271,8 @@ impl HistoryLog {
 
 async fn read_end(store: &SourceStore, page: &PageName, segment: &SegmentName, length: u64) -> Result<End, StoreError> {
     let name = ObjectName::Segment(page.clone(), *segment);
-    let tail = store.get_tail(&name, length, TRAILER_BYTES as u64).await?;
+    let tail_bytes = TRAILER_BYTES as u64;
+    let tail = if length < tail_bytes { Bytes::new() } else { store.get_tail(&name, length, tail_bytes).await? };
     // A damaged trailer vouches for nothing beyond what the name says; verify will name it.
     let read_until = Trailer::decode(&tail).ok().filter(|trailer| trailer.end == segment.end);
     Ok(End { offset: segment.end, read_until: read_until.map_or(segment.time, |trailer| trailer.read_until) })

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::catalog::{HistoryLog, Summary};
+use crate::catalog::{HistoryLog, Summary, Window};
 use crate::position::{HistoryId, Offset, Position};
 use crate::read::ReadError;
 use crate::store::StoreError;
@@ -75,10 +75,28 @@ impl fmt::Display for Refusal {
 pub struct Nearest {
     /// `before` or `after` the target.
     pub side: &'static str,
-    /// The instant.
-    pub time: Timestamp,
+    /// Where it lies: an instant for a target that is one, else an offset.
+    pub point: Point,
     /// The history in which it lies.
     pub history: HistoryId,
+}
+
+/// An instant or an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// An instant.
+    Time(Timestamp),
+    /// An offset.
+    Offset(Offset),
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => write!(f, "{time}"),
+            Self::Offset(offset) => write!(f, "offset {offset}"),
+        }
+    }
 }
 
 /// Why there is no plan.
@@ -163,25 +181,35 @@ fn nearest(why: &Refusal, summary: &Summary) -> Vec<Nearest> {
     match *why {
         Refusal::InBlur { from, to, .. } => {
             let history = summary.blurs.iter().find(|blur| blur.from == from).map(|blur| blur.history);
-            let at = |side, time| Some(Nearest { side, time, history: history? });
+            let at = |side, time| Some(Nearest { side, point: Point::Time(time), history: history? });
             [at("before", from), at("after", to)].into_iter().flatten().collect()
         }
         Refusal::OutsideWindows { time } => {
             let ended = summary.windows.iter().filter(|window| window.complete_until < time);
-            let before = ended.max_by_key(|window| window.complete_until);
             let begins = summary.windows.iter().filter(|window| window.from > time);
+            let before = ended.max_by_key(|window| window.complete_until);
             let after = begins.min_by_key(|window| window.from);
-            let before = before.map(|w| Nearest { side: "before", time: w.complete_until, history: w.history });
-            let after = after.map(|w| Nearest { side: "after", time: w.from, history: w.history });
-            before.into_iter().chain(after).collect()
+            beside(before.map(|w| (w, Point::Time(w.complete_until))), after.map(|w| (w, Point::Time(w.from))))
         }
-        _ => Vec::new(),
+        Refusal::NoSuchOffset { offset } | Refusal::BeforeFirstSnapshot { offset } => {
+            let ended = summary.windows.iter().filter(|window| window.to_offset < offset);
+            let begins = summary.windows.iter().filter(|window| window.from_offset > offset);
+            let before = ended.max_by_key(|window| window.to_offset);
+            let after = begins.min_by_key(|window| window.from_offset);
+            beside(before.map(|w| (w, Point::Offset(w.to_offset))), after.map(|w| (w, Point::Offset(w.from_offset))))
+        }
+        Refusal::NoSuchRecord { .. } | Refusal::UnfinishedRecord { .. } => Vec::new(),
     }
+}
+
+fn beside(before: Option<(&Window, Point)>, after: Option<(&Window, Point)>) -> Vec<Nearest> {
+    let nearest = |side, (window, point): (&Window, Point)| Nearest { side, point, history: window.history };
+    before.map(|at| nearest("before", at)).into_iter().chain(after.map(|at| nearest("after", at))).collect()
 }
 
 fn describe(nearest: &[Nearest]) -> String {
     let points: Vec<String> =
-        nearest.iter().map(|point| format!("{} ({} it, history {})", point.time, point.side, point.history)).collect();
+        nearest.iter().map(|point| format!("{} ({} it, history {})", point.point, point.side, point.history)).collect();
     match points.as_slice() {
         [] => String::new(),
         [point] => format!("; the nearest point that can be restored is {point}"),

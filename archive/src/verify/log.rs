@@ -207,7 +207,7 @@ impl Replay {
     }
 
     fn finish(self, history: &HistoryLog, report: &mut Report) {
-        if let (Some(closed), Some(end)) = (history.closed_at, self.end)
+        if let (Some(closed), Some(end)) = (history.closed.map(|closure| closure.at), self.end)
             && end < closed
         {
             let name = ObjectName::History(history.start.history);

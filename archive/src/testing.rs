@@ -1,0 +1,421 @@
+//! Archives for tests and benches: described in a few lines, made by the real encoders.
+//!
+//! A [`Writer`] stands for an agent's tenure. It is put together by hand, so that a test can tell
+//! stories that no agent would: a writer that has been fenced and goes on (a clone of the writer
+//! that another has succeeded), a segment that never arrived ([`Objects::remove`]), an object from
+//! elsewhere. [`synthetic`] is a store whose archive is too large to be made, and is listed all the
+//! same.
+
+pub mod synthetic;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use redwind_stream::{Framer, FramerState, RecordKind};
+use ulid::Ulid;
+use zstd::bulk::Compressor;
+
+use crate::chunk::{ChunkEncoder, ChunkId};
+use crate::document::{self, Document};
+use crate::documents::{Cause, HistoryStart, Manifest, Marker, Server, SnapshotReason, TermClaim};
+use crate::layout::{ObjectName, PageName, Reading, SEGMENTS_PER_PAGE, SegmentName};
+use crate::position::{HistoryId, Offset, Position, Term};
+use crate::segment::{Mark, ReplicationId, SegmentEncoder, SegmentHeader};
+use crate::store::{SourceStore, Store, StoreError};
+use crate::time::Timestamp;
+
+/// The instant `seconds` after the beginning of all test archives.
+#[must_use]
+pub fn at(seconds: f64) -> Timestamp {
+    Timestamp(1_750_000_000_000_000 + (seconds * 1e6) as u64)
+}
+
+/// A command as it stands in the stream, from its words.
+#[must_use]
+pub fn command(words: &str) -> Vec<u8> {
+    let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+    redwind_stream::encode_command(&words)
+}
+
+/// A server, as documents describe it.
+#[must_use]
+pub fn server() -> Server {
+    Server {
+        vendor: "redis".to_owned(),
+        version: "7.0.15".to_owned(),
+        modules: Vec::new(),
+        address: "127.0.0.1:6379".to_owned(),
+        run_id: "f".repeat(40),
+        role: "master".to_owned(),
+        cluster: false,
+    }
+}
+
+/// An RDB that any server loads: no keys, one auxiliary field, a right checksum.
+#[must_use]
+pub fn empty_rdb() -> Vec<u8> {
+    let mut rdb = b"REDIS0010\xfa\x09redis-ver\x067.0.15\xff".to_vec();
+    rdb.extend(crc64(&rdb).to_le_bytes());
+    rdb
+}
+
+/// CRC-64 of Jones, bit by bit.
+fn crc64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |crc: u64, byte| {
+        (0..8).fold(crc ^ u64::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x95ac_9329_ac4b_c9b5 } else { 0 })
+    })
+}
+
+/// The objects of one source's archive, shared by everybody who writes them.
+#[derive(Clone, Debug, Default)]
+pub struct Objects(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+impl Objects {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Puts or replaces an object.
+    pub fn put(&self, name: impl ToString, bytes: impl Into<Bytes>) {
+        self.lock().insert(name.to_string(), bytes.into());
+    }
+
+    /// Puts a document.
+    pub fn put_document<D: Document>(&self, name: &ObjectName, document: &D) {
+        self.put(name, document::encode(document));
+    }
+
+    /// Removes an object.
+    ///
+    /// # Panics
+    /// If there is none: a mistake in the test.
+    pub fn remove(&self, name: impl ToString) -> Bytes {
+        let name = name.to_string();
+        self.lock().remove(&name).unwrap_or_else(|| panic!("{name} is not there to be removed"))
+    }
+
+    /// Removes every object whose name begins so.
+    pub fn remove_all(&self, prefix: &str) {
+        self.lock().retain(|name, _| !name.starts_with(prefix));
+    }
+
+    /// Every name below the source's folder, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The bytes of an object.
+    ///
+    /// # Panics
+    /// If there is none: a mistake in the test.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Bytes {
+        self.lock().get(name).cloned().unwrap_or_else(|| panic!("{name} is not there"))
+    }
+
+    /// An independent copy.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    /// A store in memory that holds them as the archive of the source `default`.
+    ///
+    /// # Errors
+    /// When a name is not one of the archive's, so that it could not be put.
+    pub async fn store(&self) -> Result<SourceStore, StoreError> {
+        let store = Store::over(Arc::new(InMemory::new()), "memory://").source(&source_name());
+        let objects = self.lock().clone();
+        for (name, bytes) in objects {
+            let name = ObjectName::parse(&name).unwrap_or_else(|| panic!("{name} is no object's name"));
+            store.put_new(&name, bytes).await?;
+        }
+        Ok(store)
+    }
+
+    /// Writes them as files below a folder, as a `file://` store does.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        for (name, bytes) in self.lock().iter() {
+            let path = folder.join(name);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::write(path, bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn source_name() -> crate::layout::SourceName {
+    "default".parse().expect("a source's name")
+}
+
+/// Bytes that arrived with one read of the socket.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// When.
+    pub time: Timestamp,
+    /// The bytes: any number of commands, or a piece of one.
+    pub bytes: Vec<u8>,
+}
+
+/// A read of one command at so many seconds; see [`at`] and [`command`].
+#[must_use]
+pub fn read(seconds: f64, words: &str) -> Read {
+    Read { time: at(seconds), bytes: command(words) }
+}
+
+/// An agent in its term, writing an archive. A clone writes on beside it, as a fenced writer would.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// Where its objects go.
+    pub objects: Objects,
+    /// The archive.
+    pub archive: Ulid,
+    /// Its term.
+    pub term: Term,
+    writer: Ulid,
+    pages_begun: u32,
+    page: Option<(PageName, u32)>,
+    late_since: Option<Timestamp>,
+    log: Option<Log>,
+    ids: u128,
+}
+
+#[derive(Clone, Debug)]
+struct Log {
+    history: HistoryId,
+    end: Offset,
+    framer: FramerState,
+    checksum: Option<u32>,
+    read_until: Timestamp,
+}
+
+impl Writer {
+    /// Makes an archive and claims its first term. Archives with other seeds have other ids.
+    #[must_use]
+    pub fn create(seed: u32) -> Self {
+        let archive = Ulid::from_parts(at(0.0).0 / 1000, u128::from(seed) + 1);
+        let writer = Self {
+            objects: Objects::default(),
+            archive,
+            term: Term(0),
+            writer: archive,
+            pages_begun: 0,
+            page: None,
+            late_since: None,
+            log: None,
+            ids: u128::from(seed) << 64,
+        };
+        let marker =
+            Marker { archive, source: source_name(), created: at(0.0), redwind: env!("CARGO_PKG_VERSION").to_owned() };
+        writer.objects.put_document(&ObjectName::Marker, &marker);
+        writer.succeed()
+    }
+
+    /// Claims the next term and continues where this writer stands.
+    #[must_use]
+    pub fn succeed(&self) -> Self {
+        let term = self.term.next();
+        let ids = self.ids + (1 << 32);
+        let writer = Ulid::from_parts(at(0.0).0 / 1000 + term.0, ids);
+        let claim = TermClaim {
+            term,
+            writer,
+            host: "host".to_owned(),
+            pid: 1,
+            claimed: at(0.0),
+            redwind: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.objects.put_document(&ObjectName::Term(term), &claim);
+        Self { term, writer, ids, pages_begun: 0, page: None, late_since: None, ..self.clone() }
+    }
+
+    fn new_id(&mut self, time: Timestamp) -> Ulid {
+        self.ids += 1;
+        Ulid::from_parts(time.0 / 1000, self.ids)
+    }
+
+    /// Begins a history at an offset; the one written so far becomes its predecessor.
+    pub fn begin_history(&mut self, start: u64, time: Timestamp, cause: Cause) -> HistoryId {
+        let history = HistoryId(self.new_id(time));
+        let before = self.log.take();
+        let document = HistoryStart {
+            history,
+            term: self.term,
+            start: Offset(start),
+            started: time,
+            cause,
+            predecessor: before.as_ref().map(|log| Position { history: log.history, offset: log.end }),
+            predecessor_complete_until: before.as_ref().map(|log| log.read_until),
+            replication_id: "a".repeat(40),
+            server: server(),
+        };
+        self.objects.put_document(&ObjectName::History(history), &document);
+        self.log = Some(Log {
+            history,
+            end: Offset(start),
+            framer: Framer::new(Some(0)).state(),
+            checksum: None,
+            read_until: time,
+        });
+        self.live();
+        history
+    }
+
+    /// From now on the socket is read as bytes come.
+    pub fn live(&mut self) {
+        (self.page, self.late_since) = (None, None);
+    }
+
+    /// From now on bytes are read late; the socket had last been read empty at `since`.
+    pub fn late(&mut self, since: Timestamp) {
+        (self.page, self.late_since) = (None, Some(since));
+    }
+
+    /// Begins a page with the next segment.
+    pub fn turn_page(&mut self) {
+        self.page = None;
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().expect("a history is begun first")
+    }
+
+    /// Where the log ends.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.log().end
+    }
+
+    /// Writes a segment that holds these reads, two to a block. The socket is known to have been read
+    /// until the last of them.
+    pub fn segment(&mut self, reads: &[Read]) -> ObjectName {
+        let until = reads.last().map_or(self.log().read_until, |read| read.time);
+        self.segment_until(reads, until)
+    }
+
+    /// Writes a segment that vouches that nothing arrived until `time`.
+    pub fn idle(&mut self, time: Timestamp) -> ObjectName {
+        self.segment_until(&[], time)
+    }
+
+    /// Writes a segment that holds these reads, and tells until when the socket was read.
+    pub fn segment_until(&mut self, reads: &[Read], until: Timestamp) -> ObjectName {
+        let (name, bytes) = self.encode(reads, until);
+        let page = self.page_for(&name);
+        let object = ObjectName::Segment(page, name);
+        self.objects.put(&object, bytes);
+        object
+    }
+
+    fn encode(&mut self, reads: &[Read], until: Timestamp) -> (SegmentName, Vec<u8>) {
+        let log = self.log.as_mut().expect("a history is begun first");
+        let header = SegmentHeader {
+            archive: self.archive,
+            writer: self.writer,
+            history: log.history,
+            term: self.term,
+            start: log.end,
+            predecessor: log.checksum,
+            opened: reads.first().map_or(log.read_until, |read| read.time),
+            late_since: self.late_since,
+            clock_offset: Some(0),
+            replication_ids: vec![ReplicationId { id: [b'a'; 40], since: Offset(0) }],
+            framer: log.framer.clone(),
+        };
+        let mut out = Vec::new();
+        let mut framer = Framer::resume(log.framer.clone());
+        let mut compressor = Compressor::new(1).expect("zstd has memory");
+        let mut encoder = SegmentEncoder::begin(header, &mut out);
+        for reads in reads.chunks(2) {
+            let bytes: Vec<u8> = reads.iter().flat_map(|read| read.bytes.clone()).collect();
+            let mut end = encoder.end();
+            let mark = |read: &Read| {
+                end = end.advance(read.bytes.len() as u64);
+                Mark { end, time: read.time }
+            };
+            let marks: Vec<Mark> = reads.iter().map(mark).collect();
+            let (mut records, mut writes) = (0, 0);
+            framer
+                .push(&bytes, |record| {
+                    records += 1;
+                    writes += u64::from(record.kind == RecordKind::Write);
+                })
+                .expect("a test's stream is one");
+            encoder.block(&mut compressor, &bytes, &marks, records, writes, &mut out).expect("zstd works");
+        }
+        let (name, trailer) = encoder.finish(until, &mut out);
+        *log = Log {
+            history: log.history,
+            end: trailer.end,
+            framer: framer.state(),
+            checksum: Some(trailer.crc32),
+            read_until: trailer.read_until,
+        };
+        (name, out)
+    }
+
+    fn page_for(&mut self, segment: &SegmentName) -> PageName {
+        let history = self.log().history;
+        let (page, segments) = match self.page.take() {
+            Some((page, segments)) if segments < SEGMENTS_PER_PAGE => (page, segments),
+            _ => {
+                let number = self.pages_begun;
+                self.pages_begun += 1;
+                let reading = if self.late_since.is_some() { Reading::Late } else { Reading::Live };
+                let time = self.late_since.unwrap_or(segment.time);
+                (PageName { term: self.term, number, history, start: segment.start, time, reading }, 0)
+            }
+        };
+        self.page = Some((page.clone(), segments + 1));
+        page
+    }
+
+    /// Takes a snapshot of an empty server where the log stands.
+    pub fn snapshot(&mut self, time: Timestamp) -> Manifest {
+        self.snapshot_at(self.end(), time)
+    }
+
+    /// Takes a snapshot of an empty server at an offset, in three chunks.
+    pub fn snapshot_at(&mut self, offset: Offset, time: Timestamp) -> Manifest {
+        let snapshot = self.new_id(time);
+        let rdb = empty_rdb();
+        let mut chunks = Vec::new();
+        for (number, piece) in rdb.chunks(rdb.len().div_ceil(3)).enumerate() {
+            let number = number as u32;
+            let id = ChunkId { archive: self.archive, snapshot, number };
+            let mut encoder = ChunkEncoder::begin(id, 1).expect("zstd works");
+            encoder.push(piece).expect("zstd works");
+            let (object, entry) = encoder.finish().expect("zstd works");
+            self.objects.put(ObjectName::Chunk(snapshot, number), object);
+            chunks.push(entry);
+        }
+        let manifest = Manifest {
+            snapshot,
+            archive: self.archive,
+            position: Position { history: self.log().history, offset },
+            time,
+            term: self.term,
+            began: time,
+            ended: time,
+            reason: SnapshotReason::Requested,
+            rdb_bytes: rdb.len() as u64,
+            stored_bytes: chunks.iter().map(|chunk| chunk.stored).sum(),
+            rdb_version: 10,
+            rdb_crc64: Some(format!("{:016x}", crc64(&rdb[..rdb.len() - 8]))),
+            stream_database: Some(0),
+            chunks,
+            server: server(),
+        };
+        self.objects.put_document(&ObjectName::Manifest(manifest.name()), &manifest);
+        manifest
+    }
+}
