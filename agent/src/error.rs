@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 
 use redwind_archive::store::StoreError;
 
+use crate::api::MetricsError;
 use crate::config::ConfigError;
 use crate::journal::{JournalError, Verdict};
+use crate::source::SourceError;
 
 /// What the end of an agent means to whoever started it. The command line has an exit status for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,18 @@ pub enum AgentError {
     /// The archive cannot be written.
     #[error("cannot write the archive")]
     Journal(#[from] JournalError),
+    /// The source cannot be followed.
+    #[error("cannot follow the source")]
+    Source(#[from] SourceError),
+    /// Metrics cannot be kept.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// gRPC or HTTP cannot be served any more.
+    #[error("cannot serve {0} any more")]
+    Serve(&'static str, #[source] io::Error),
+    /// Told to stop a second time, before the first stop was done.
+    #[error("stopped at once by a second signal; what was not stored is kept in the spool")]
+    Interrupted,
     /// A part of the agent ended though nothing was wrong with it, or panicked.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -67,7 +81,14 @@ impl AgentError {
                 Verdict::Store => AgentExit::Store,
                 Verdict::Fenced => AgentExit::Fenced,
             },
-            Self::Config(_) | Self::Listen { .. } | Self::System { .. } | Self::Ended(_) => AgentExit::Failed,
+            Self::Source(error) => error.exit(),
+            Self::Config(_)
+            | Self::Listen { .. }
+            | Self::System { .. }
+            | Self::Metrics(_)
+            | Self::Serve(..)
+            | Self::Interrupted
+            | Self::Ended(_) => AgentExit::Failed,
         }
     }
 }
