@@ -119,9 +119,10 @@ impl SourceFollower {
     /// The server refuses us before it was ever followed, or the journal has ended.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), SourceError> {
         let Self { follower, snapshots, .. } = self;
-        // Ends the snapshots when the log ends for whatever reason.
+        // The log and the snapshots end with each other, and with whoever drops this.
         let ending = cancel.child_token();
-        let log_cancel = cancel.clone();
+        let _ending = ending.clone().drop_guard();
+        let log_cancel = ending.clone();
         let background = tokio::runtime::Handle::current();
         let log = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
