@@ -30,7 +30,7 @@ pub enum AgentError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The store cannot be opened.
-    #[error("cannot open the store")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// An address to serve on cannot be had.
     #[error("cannot listen on {address} for --{option}")]
@@ -51,10 +51,10 @@ pub enum AgentError {
         source: io::Error,
     },
     /// The archive cannot be written.
-    #[error("cannot write the archive")]
+    #[error(transparent)]
     Journal(#[from] JournalError),
     /// The source cannot be followed.
-    #[error("cannot follow the source")]
+    #[error(transparent)]
     Source(#[from] SourceError),
     /// Metrics cannot be kept.
     #[error(transparent)]

@@ -111,7 +111,8 @@ pub struct Watermark {
     /// Bytes of the history's stream before this mark.
     #[prost(uint64, tag = "1")]
     pub offset: u64,
-    /// When the mark was moved here; absent when it has not moved since the agent started.
+    /// When the mark was moved here; absent when that is not known: before the first move since the
+    /// agent started, and for `spooled`.
     #[prost(message, optional, tag = "2")]
     pub reached_at: ::core::option::Option<::prost_types::Timestamp>,
 }

@@ -31,15 +31,15 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Print JSON: `fit`, and an array `findings`
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     source: SourceArgs,
 
     #[command(flatten)]
     archive: ArchiveArgs,
-
-    /// Print JSON: `fit`, and an array `findings`
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<Status> {

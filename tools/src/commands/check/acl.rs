@@ -53,24 +53,39 @@ pub(super) async fn check(
         let message = "our user may do all that an agent needs";
         return Ok(vec![Finding::new(Subject::Source, "acl", Level::Ok, message)]);
     }
-    Ok(missing.into_iter().map(|(name, right, level)| finding(url, name, &right, level)).collect())
+    let of =
+        |wanted| missing.iter().filter(move |(_, _, level)| *level == wanted).map(|(name, right, _)| (*name, right));
+    let user = url.username().unwrap_or("default");
+    Ok([Level::Failure, Level::Warning].into_iter().filter_map(|level| finding(user, level, of(level))).collect())
 }
 
-fn finding(url: &ServerUrl, name: &str, right: &Right, level: Level) -> Finding {
-    let use_of = match name {
+/// One finding for all that is missing at a level.
+fn finding<'a>(user: &str, level: Level, missing: impl Iterator<Item = (&'a str, &'a Right)>) -> Option<Finding> {
+    let mut denied = false;
+    let parts: Vec<String> = missing
+        .map(|(name, right)| {
+            denied |= *right == Right::Denied;
+            let lack = match right {
+                Right::Unknown => format!("the server has no {name} (renamed, or disabled by a managed service)"),
+                _ => format!("user {user} may not {name}"),
+            };
+            format!("{lack}: {}", consequence(name))
+        })
+        .collect();
+    let found = Finding::new(Subject::Source, "acl", level, parts.join("; "));
+    match (parts.is_empty(), denied) {
+        (true, _) => None,
+        (false, true) => Some(found.with_fix(format!("ACL SETUSER {user} {RULES_ALL}"))),
+        (false, false) => Some(found),
+    }
+}
+
+fn consequence(name: &str) -> &'static str {
+    match name {
         "TIME" => "the clocks cannot be compared",
         "MODULE LIST" => "the archive will not tell which modules a restore needs",
         "CONFIG GET" => "this check cannot look at the server's settings",
         _ => "an agent cannot follow this server",
-    };
-    let user = url.username().unwrap_or("default");
-    match right {
-        Right::Unknown => {
-            let message = format!("the server has no {name} (renamed, or disabled by a managed service): {use_of}");
-            Finding::new(Subject::Source, "acl", level, message)
-        }
-        _ => Finding::new(Subject::Source, "acl", level, format!("user {user} may not {name}: {use_of}"))
-            .with_fix(format!("ACL SETUSER {user} {RULES_ALL}")),
     }
 }
 
@@ -137,6 +152,18 @@ mod tests {
         assert_eq!(lines(b"").count(), 0);
         assert_eq!(lines(b"+PONG\r\n-ER").collect::<Vec<_>>(), [b"+PONG"]);
         assert_eq!(lines(b"+PONG\r\n\n-ERR x\r\n").collect::<Vec<_>>(), [&b"+PONG"[..], b"-ERR x"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_told_together_with_the_line_to_type() {
+        let missing = [("PSYNC", &Right::Denied), ("PING", &Right::Unknown)];
+        let found = finding("red", Level::Failure, missing.into_iter()).unwrap();
+        assert!(found.message.starts_with("user red may not PSYNC: an agent cannot follow"), "{}", found.message);
+        assert!(found.message.contains("; the server has no PING (renamed"), "{}", found.message);
+        assert!(found.fix.unwrap().starts_with("ACL SETUSER red +psync +replconf +ping"));
+        assert_eq!(finding("red", Level::Warning, std::iter::empty()), None);
+        let unknown = finding("red", Level::Failure, [("PSYNC", &Right::Unknown)].into_iter()).unwrap();
+        assert_eq!(unknown.fix, None);
     }
 
     #[test]

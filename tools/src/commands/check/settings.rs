@@ -40,7 +40,6 @@ pub(super) fn backlog(info: &ServerInfo, replication: &ReplicationInfo, rate: u6
 /// When the connection is lost.
 pub(super) async fn check(
     connection: &mut Connection,
-    info: &ServerInfo,
     replication: &ReplicationInfo,
 ) -> Result<Vec<Finding>, LinkError> {
     let mut findings = Vec::new();
@@ -58,14 +57,6 @@ pub(super) async fn check(
     }
     if let Some(replicas) = get(connection, "min-replicas-to-write").await? {
         findings.extend(min_replicas(&replicas));
-    }
-    if info.maxmemory == Some(0) && replication.role == Role::Primary {
-        let message =
-            "no limit on the dataset's memory: a snapshot's fork may need up to as much again while writes go on";
-        findings.push(
-            finding("maxmemory", Level::Warning, message)
-                .with_fix("CONFIG SET maxmemory 60% of the machine's memory, in bytes"),
-        );
     }
     Ok(findings)
 }

@@ -48,7 +48,7 @@ async fn look(url: &ServerUrl, tls: &TlsOptions, findings: &mut Vec<Finding>) ->
     findings.extend(clock(&mut connection).await?);
     let rate = write_rate(&mut connection).await?;
     findings.push(settings::backlog(&info, &replication, rate));
-    findings.extend(settings::check(&mut connection, &info, &replication).await?);
+    findings.extend(settings::check(&mut connection, &replication).await?);
     Ok(())
 }
 
