@@ -25,7 +25,7 @@ pub use stream::{StreamPiece, StreamReader};
 
 /// Memory that one reader takes for fetched, decoded and not yet consumed objects, in bytes. An
 /// object that needs more by itself is read alone.
-pub const MEMORY_BYTES: usize = 128 << 20;
+pub const MEMORY_BYTES: usize = 64 << 20;
 
 /// Requests under way at once. Segments of one second are small, so that their number and not their
 /// size is what a long log costs.

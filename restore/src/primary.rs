@@ -92,6 +92,8 @@ pub struct Standing {
     pub full_resyncs: u32,
     /// The replica that last acknowledged the cut: all of the recording is applied there.
     pub applied: Option<SocketAddr>,
+    /// How often a replica has acknowledged the cut.
+    pub times_applied: u32,
     /// The replica that acknowledged the cut has ended its connection since.
     pub applied_left: bool,
     /// What ended the last connection that ended before the cut.

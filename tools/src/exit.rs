@@ -11,6 +11,7 @@ use redwind_link::LinkError;
 use redwind_restore::RestoreError;
 
 use crate::settings_file::SettingsError;
+use crate::target::TargetError;
 
 /// The exit statuses. Their numbers are a promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,10 @@ pub(crate) fn status_of(error: &anyhow::Error) -> Status {
 fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> {
     if cause.is::<UsageError>() || cause.is::<SettingsError>() || cause.is::<ConfigError>() {
         return Some(Status::Usage);
+    }
+    if let Some(error) = cause.downcast_ref::<TargetError>() {
+        // No window reaches into the future.
+        return Some(if matches!(error, TargetError::Future(_)) { Status::Unrestorable } else { Status::Usage });
     }
     if let Some(error) = cause.downcast_ref::<AgentError>() {
         return Some(match error.exit() {

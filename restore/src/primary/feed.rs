@@ -132,6 +132,7 @@ async fn send(shared: &Shared, peer: SocketAddr, out: &mut Out) -> Result<Infall
     tracing::info!(%peer, "the server has applied everything");
     shared.standing.send_modify(|standing| {
         standing.applied = Some(peer);
+        standing.times_applied += 1;
         standing.applied_left = false;
     });
     loop {

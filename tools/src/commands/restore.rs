@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use jiff::Zoned;
 use redwind_archive::catalog::Catalog;
 use redwind_archive::plan::{RestorePlan, Target, plan};
@@ -166,7 +167,7 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
-    let target = target::parse(&args.to, &Zoned::now()).map_err(|error| UsageError::new(format!("to: {error}")))?;
+    let target = target::parse(&args.to, &Zoned::now()).context("to")?;
     let destination = args.destination.one();
     if destination.is_none() && !args.dry_run {
         return Err(

@@ -117,21 +117,27 @@ async fn serve(
     let primary = Primary::bind(address, recording.clone(), progress.clone()).await.map_err(RestoreError::from)?;
     let (address, password) = (primary.address(), primary.password().expose().to_owned());
     Report::print_serving(address, &password, args.json).context("cannot write to standard output")?;
-    let standing = primary.standing();
-    let left = async {
-        match args.how.once {
-            true => until_left(standing).await,
-            false => std::future::pending().await,
+    let mut standing = primary.standing();
+    let holders = async {
+        for time in 1.. {
+            let applied = standing.wait_for(|standing| standing.times_applied >= time);
+            // The primary's own end is told by its error.
+            let Ok(Some(replica)) = bar::while_shown(progress, recording, applied).await.map(|now| now.applied) else {
+                break;
+            };
+            Report::print_holder(replica, args.json).context("cannot write to standard output")?;
+            if args.how.once {
+                until_left(standing).await;
+                return Ok::<(), anyhow::Error>(());
+            }
         }
+        std::future::pending().await
     };
-    let serving = async {
-        tokio::select! {
-            error = primary.run() => Err(RestoreError::from(error)),
-            () = left => Ok(()),
-            () = interrupted() => Ok(()),
-        }
-    };
-    bar::while_shown(progress, recording, serving).await?;
+    tokio::select! {
+        outcome = holders => outcome?,
+        error = primary.run() => return Err(RestoreError::from(error).into()),
+        () = interrupted() => {}
+    }
     Ok(Delivered::Served { address })
 }
 

@@ -146,10 +146,20 @@ impl Report {
             out,
             "serving on {address}; type in a client of the server that is to hold the state (its data is replaced):\n\n    \
              CONFIG SET masterauth {password}\n    REPLICAOF {host} {}\n\n\
-             and, once INFO replication shows master_link_status:up and master_sync_in_progress:0:\n\n    \
-             REPLICAOF NO ONE\n    CONFIG SET masterauth \"\"\n\nCtrl-C ends this.",
+             and, once it is said here that it holds everything:\n\n    \
+             REPLICAOF NO ONE\n    CONFIG SET masterauth \"\"\n\nCtrl-C ends this.\n",
             address.port()
         )?;
+        out.flush()
+    }
+
+    /// That a replica may be released now.
+    pub(super) fn print_holder(replica: SocketAddr, json: bool) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match json {
+            true => writeln!(out, "{}", serde_json::json!({ "holds_everything": replica }))?,
+            false => writeln!(out, "the server at {replica} holds everything: release it by REPLICAOF NO ONE")?,
+        }
         out.flush()
     }
 
