@@ -58,18 +58,17 @@ pids+=($!)
 wait_for 60 "first snapshot" sh -c "'$redwind' list --store '$store' --json | grep -q '\"rdb_bytes\"'"
 
 say "Some data"
-for i in $(seq 1 1000); do echo "SET order:$i {\"id\":$i,\"total\":$((i * 7 % 500))}"; done | redis-cli -p "$port" >/dev/null
+for i in $(seq 1 1000); do echo "SET order:$i '{\"id\":$i,\"total\":$((i * 7 % 500))}'"; done | redis-cli -p "$port" >/dev/null
 show redis-cli -p "$port" rpush queue first second third
 show redis-cli -p "$port" dbsize
 before=$(redis-cli -p "$port" --raw dbsize)
+echo "   $ redis-cli -p $port    (one connection: a write, and WAIT until it can be restored)"
+printf 'SET last:order 1000\nWAIT 1 10000\nDEL last:order\nWAIT 1 10000\n' | redis-cli -p "$port" | sed 's/^/   /'
 moment=$(date -u +%Y-%m-%dT%H:%M:%S.%6NZ)
-show redis-cli -p "$port" wait 1 5000
-echo "   (WAIT returned: those writes can be restored)"
 
 say "The accident, just after $moment"
 show redis-cli -p "$port" flushall
-redis-cli -p "$port" set greeting 'all gone' >/dev/null
-redis-cli -p "$port" wait 1 5000 >/dev/null
+printf "SET greeting 'all gone'\nWAIT 1 10000\n" | redis-cli -p "$port" >/dev/null
 
 say "What can be restored"
 show "$redwind" list --store "$store"
