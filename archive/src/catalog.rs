@@ -10,8 +10,7 @@ mod summary;
 
 use std::collections::BTreeSet;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-
+use crate::concurrent;
 use crate::document::DocumentError;
 use crate::documents::{HistoryStart, Manifest, Marker};
 use crate::layout::{Folder, ManifestName, ObjectName, PageName};
@@ -20,9 +19,6 @@ use crate::store::{SourceStore, StoreError};
 
 pub use log::{Closure, HistoryLog, Run};
 pub use summary::{Blur, Gap, SnapshotSummary, Summary, Window};
-
-/// Small reads of the catalog that are under way at once.
-const READS_AT_ONCE: usize = 16;
 
 /// Why an archive could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +52,17 @@ impl Catalog {
             .ok_or_else(|| CatalogError::Absent(store.to_string()))?;
         let (pages, manifests, starts) =
             futures::try_join!(store.pages(), list_manifests(store), read_histories(store))?;
-        Ok(Self { marker, histories: assemble(starts, &pages, &manifests) })
+        Ok(Self::assemble(marker, starts, &pages, &manifests))
+    }
+
+    /// Puts a catalog together from what has been read and listed; `pages` in order of term and number.
+    pub(crate) fn assemble(
+        marker: Marker,
+        starts: Vec<HistoryStart>,
+        pages: &[PageName],
+        manifests: &[ManifestName],
+    ) -> Self {
+        Self { marker, histories: assemble(starts, pages, manifests) }
     }
 
     /// The history with that id.
@@ -95,7 +101,7 @@ async fn read_histories(store: &SourceStore) -> Result<Vec<HistoryStart>, StoreE
         ObjectName::History(history) => Some(history),
         _ => None,
     });
-    stream::iter(histories).map(|history| read_history(store, history)).buffered(READS_AT_ONCE).try_collect().await
+    concurrent::all(histories.map(|history| read_history(store, history)).collect()).await
 }
 
 /// Reads the document of a history.

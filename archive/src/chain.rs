@@ -1,7 +1,7 @@
 //! The chain of segments: each names the checksum of the one before it in its history.
 
 use crate::position::{Offset, Term};
-use crate::segment::Segment;
+use crate::segment::{SegmentHeader, Trailer};
 
 /// Why a segment does not follow the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,15 +51,15 @@ impl Chain {
         Self::default()
     }
 
-    /// Checks that `segment` follows those pushed before it, and remembers it.
+    /// Checks that the segment with this header and trailer follows those pushed before it, and
+    /// remembers it.
     ///
     /// # Errors
     /// [`ChainError`] says how it does not follow.
-    pub fn push(&mut self, segment: &Segment) -> Result<(), ChainError> {
-        let (header, trailer) = (&segment.header, &segment.trailer);
+    pub fn push(&mut self, header: &SegmentHeader, trailer: &Trailer) -> Result<(), ChainError> {
         let mut checksums = Vec::new();
         if let Some(before) = self.before.take() {
-            before.check(segment)?;
+            before.check(header)?;
             if header.start == trailer.end {
                 checksums = before.checksums;
             }
@@ -71,8 +71,7 @@ impl Chain {
 }
 
 impl Link {
-    fn check(&self, next: &Segment) -> Result<(), ChainError> {
-        let header = &next.header;
+    fn check(&self, header: &SegmentHeader) -> Result<(), ChainError> {
         if header.start != self.end {
             return Err(ChainError::Offset { end: self.end, start: header.start });
         }

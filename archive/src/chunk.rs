@@ -130,22 +130,20 @@ const RAW_BYTES_AT: usize = 48;
 /// # Errors
 /// [`ChunkError`] says what is wrong with it.
 pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>, ChunkError> {
-    let found = check(object)?;
-    if found != id {
-        return Err(ChunkError::Misplaced(found));
+    let head = Head::check(object)?;
+    if head.id != id {
+        return Err(ChunkError::Misplaced(head.id));
     }
-    let length = ChunkError::Length { expected: entry.stored, actual: object.len() as u64 };
-    if object.len() as u64 != entry.stored || entry.raw > CHUNK_RAW_BYTES_MAX {
-        return Err(length);
+    if object.len() as u64 != entry.stored || head.raw > CHUNK_RAW_BYTES_MAX {
+        return Err(ChunkError::Length { expected: entry.stored, actual: object.len() as u64 });
     }
-    let (content, _) = object.split_at(object.len() - CHECKSUM_BYTES);
-    let actual = crc32fast::hash(content);
-    if actual != entry.crc32 {
-        return Err(ChunkError::Checksum { expected: entry.crc32, actual });
+    if head.crc32 != entry.crc32 {
+        return Err(ChunkError::Checksum { expected: entry.crc32, actual: head.crc32 });
     }
-    let raw = usize::try_from(entry.raw).map_err(|_| ChunkError::Payload)?;
-    let bytes = zstd::bulk::decompress(&content[HEAD_BYTES..], raw).map_err(|_| ChunkError::Payload)?;
-    if bytes.len() == raw { Ok(bytes) } else { Err(ChunkError::Payload) }
+    let raw = usize::try_from(head.raw).map_err(|_| ChunkError::Payload)?;
+    let payload = &object[HEAD_BYTES..object.len() - CHECKSUM_BYTES];
+    let bytes = zstd::bulk::decompress(payload, raw).map_err(|_| ChunkError::Payload)?;
+    if bytes.len() == raw && head.raw == entry.raw { Ok(bytes) } else { Err(ChunkError::Payload) }
 }
 
 /// Checks a chunk by itself, without its manifest: its form and its checksum. Tells which it is.
@@ -153,18 +151,38 @@ pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>
 /// # Errors
 /// [`ChunkError`] says what is wrong with it.
 pub fn check(object: &[u8]) -> Result<ChunkId, ChunkError> {
-    let (content, checksum) = object.split_last_chunk::<CHECKSUM_BYTES>().ok_or(ChunkError::NotAChunk)?;
-    let mut fields = Fields(content.get(..HEAD_BYTES).ok_or(ChunkError::NotAChunk)?);
-    match fields.array::<8>() {
-        Some(MAGIC) => {}
-        Some(magic) if magic.starts_with(b"RWCHKv") => return Err(ChunkError::Newer),
-        _ => return Err(ChunkError::NotAChunk),
+    Head::check(object).map(|head| head.id)
+}
+
+/// What a chunk that is sound says of itself.
+struct Head {
+    id: ChunkId,
+    raw: u64,
+    crc32: u32,
+}
+
+impl Head {
+    fn check(object: &[u8]) -> Result<Self, ChunkError> {
+        let (content, checksum) = object.split_last_chunk::<CHECKSUM_BYTES>().ok_or(ChunkError::NotAChunk)?;
+        let mut fields = Fields(content.get(..HEAD_BYTES).ok_or(ChunkError::NotAChunk)?);
+        match fields.array::<8>() {
+            Some(MAGIC) => {}
+            Some(magic) if magic.starts_with(b"RWCHKv") => return Err(ChunkError::Newer),
+            _ => return Err(ChunkError::NotAChunk),
+        }
+        let (expected, actual) = (u32::from_le_bytes(*checksum), crc32fast::hash(content));
+        if expected != actual {
+            return Err(ChunkError::Checksum { expected, actual });
+        }
+        Self::decode(&mut fields, actual).ok_or(ChunkError::NotAChunk)
     }
-    let (expected, actual) = (u32::from_le_bytes(*checksum), crc32fast::hash(content));
-    if expected != actual {
-        return Err(ChunkError::Checksum { expected, actual });
+
+    /// Reads the fields after the magic; the reserved ones must be 0.
+    fn decode(fields: &mut Fields<'_>, crc32: u32) -> Option<Self> {
+        let (id, reserved) = (ChunkId::decode(fields)?, fields.u32()?);
+        let (raw, reserved_too) = (fields.u64()?, fields.u64()?);
+        (reserved == 0 && reserved_too == 0).then_some(Self { id, raw, crc32 })
     }
-    ChunkId::decode(&mut fields).ok_or(ChunkError::NotAChunk)
 }
 
 #[cfg(test)]

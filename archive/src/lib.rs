@@ -10,6 +10,7 @@
 pub mod catalog;
 pub mod chain;
 pub mod chunk;
+mod concurrent;
 pub mod document;
 pub mod documents;
 pub mod layout;

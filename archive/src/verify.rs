@@ -3,17 +3,20 @@
 //! What is found is collected, not returned at the first: somebody who verifies wants to know all of
 //! it. Only a store that cannot be read ends the verification.
 
+mod documents;
 mod log;
+mod pages;
 mod snapshot;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use serde::Serialize;
+use ulid::Ulid;
 
 use crate::catalog::{Catalog, CatalogError};
-use crate::documents::{HistoryStart, Marker, TermClaim};
-use crate::layout::ObjectName;
+use crate::documents::Marker;
+use crate::layout::{ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
 
@@ -51,6 +54,9 @@ pub struct Report {
     pub snapshots: u64,
     /// Everything found, in the order in which it was found.
     pub findings: Vec<Finding>,
+    /// Sound objects that belong to another archive.
+    #[serde(skip)]
+    foreign: u64,
 }
 
 impl Report {
@@ -80,6 +86,11 @@ impl Report {
 
 /// Reads and checks every object of a source's archive. `progress` is told of every object read.
 ///
+/// What the objects cannot show is the loss of the newest ones, behind which nothing refers to them:
+/// the end of the log, the newest term, a history without log and snapshot, a manifest. Of the log's
+/// end, that is what lies behind its last joined segment, as long as no more than
+/// [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned.
+///
 /// # Errors
 /// When there is no archive, or the store cannot be read. Damage is no error: see [`Report`].
 pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Send) -> Result<Report, CatalogError> {
@@ -91,54 +102,63 @@ pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Sen
         }
         return Ok(report);
     };
-    check_terms(store, &objects, &mut report).await?;
-    let sound = check_histories(store, &objects, &mut report).await?;
-    if !sound {
-        return Ok(report);
-    }
-    let catalog = Catalog::open(store).await?;
-    for history in &catalog.histories {
-        log::check(store, &marker, history, &mut report, &mut progress).await?;
+    let histories = documents::check_histories(store, &objects, &mut report).await?;
+    let mut writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
+    let pages: Vec<PageName> = objects.pages.values().cloned().collect();
+    let catalog = Catalog::assemble(marker, histories, &pages, &objects.manifests);
+    pages::check(&catalog, &pages, &mut report);
+    for (index, history) in catalog.histories.iter().enumerate() {
+        let expired_below = pages::expired_below(&catalog, index);
+        log::check(store, &catalog.marker, history, expired_below, &mut writers, &mut report, &mut progress).await?;
     }
     snapshot::check_all(store, &catalog, &objects, &mut report, &mut progress).await?;
+    if report.foreign > 0 && report.segments + report.snapshots == 0 {
+        report.damage(&ObjectName::Marker, "it is of another archive than everything else here");
+    }
     Ok(report)
 }
 
+/// The names of an archive's objects; of segments, only the pages are remembered.
+#[derive(Debug, Default)]
+struct Objects {
+    terms: BTreeSet<Term>,
+    histories: BTreeSet<HistoryId>,
+    /// By their text, which sorts by term and number.
+    pages: BTreeMap<String, PageName>,
+    chunks: BTreeSet<(Ulid, u32)>,
+    manifests: Vec<ManifestName>,
+    has_marker: bool,
+}
+
+impl Objects {
+    fn is_empty(&self) -> bool {
+        let none = self.terms.is_empty() && self.histories.is_empty() && self.pages.is_empty();
+        none && self.chunks.is_empty() && self.manifests.is_empty() && !self.has_marker
+    }
+
+    fn add(&mut self, name: ObjectName) {
+        match name {
+            ObjectName::Marker => self.has_marker = true,
+            ObjectName::Term(term) => drop(self.terms.insert(term)),
+            ObjectName::History(history) => drop(self.histories.insert(history)),
+            ObjectName::Segment(page, _) => drop(self.pages.insert(page.to_string(), page)),
+            ObjectName::Chunk(snapshot, number) => drop(self.chunks.insert((snapshot, number))),
+            ObjectName::Manifest(manifest) => self.manifests.push(manifest),
+        }
+    }
+}
+
 /// Every object's name; what is not ours is noted.
-async fn list(store: &SourceStore, report: &mut Report) -> Result<BTreeSet<ObjectKey>, StoreError> {
-    let mut ours = BTreeSet::new();
+async fn list(store: &SourceStore, report: &mut Report) -> Result<Objects, StoreError> {
+    let mut ours = Objects::default();
     let mut listing = store.everything();
     while let Some((name, _)) = listing.try_next().await? {
         match name {
-            Ok(name) => drop(ours.insert(ObjectKey::of(&name))),
+            Ok(name) => ours.add(name),
             Err(stranger) => report.note(stranger, "not an object of the archive; ignored"),
         }
     }
     Ok(ours)
-}
-
-/// What verification needs to know of all objects: segments are counted page by page instead.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ObjectKey {
-    Term(Term),
-    History(HistoryId),
-    LogOf(HistoryId),
-    Chunk(ulid::Ulid, u32),
-    Manifest(ulid::Ulid, HistoryId),
-    Marker,
-}
-
-impl ObjectKey {
-    fn of(name: &ObjectName) -> Self {
-        match name {
-            ObjectName::Marker => Self::Marker,
-            ObjectName::Term(term) => Self::Term(*term),
-            ObjectName::History(history) => Self::History(*history),
-            ObjectName::Segment(page, _) => Self::LogOf(page.history),
-            ObjectName::Chunk(snapshot, number) => Self::Chunk(*snapshot, *number),
-            ObjectName::Manifest(manifest) => Self::Manifest(manifest.snapshot, manifest.history),
-        }
-    }
 }
 
 async fn check_marker(store: &SourceStore, report: &mut Report) -> Result<Option<Marker>, StoreError> {
@@ -160,66 +180,6 @@ async fn check_marker(store: &SourceStore, report: &mut Report) -> Result<Option
         }
         Err(error) => Err(error),
     }
-}
-
-async fn check_terms(
-    store: &SourceStore,
-    objects: &BTreeSet<ObjectKey>,
-    report: &mut Report,
-) -> Result<(), StoreError> {
-    let mut before: Option<Term> = None;
-    for key in objects {
-        let ObjectKey::Term(term) = key else { continue };
-        let name = ObjectName::Term(*term);
-        if let Some(missing) = before.map(Term::next).filter(|next| next != term) {
-            report.damage(&ObjectName::Term(missing), "missing: a later term exists");
-        }
-        before = Some(*term);
-        match store.get_document::<TermClaim>(&name).await {
-            Ok(claim) if claim.term != *term => {
-                report.damage(&name, format!("misplaced: it claims term {}", claim.term))
-            }
-            Ok(_) => report.read(0),
-            Err(error) if error.is_damage() => report.damage(&name, describe(&error)),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Whether every history that is spoken of has a sound document.
-async fn check_histories(
-    store: &SourceStore,
-    objects: &BTreeSet<ObjectKey>,
-    report: &mut Report,
-) -> Result<bool, StoreError> {
-    let spoken_of: BTreeSet<HistoryId> = objects
-        .iter()
-        .filter_map(|key| match key {
-            ObjectKey::History(history) | ObjectKey::LogOf(history) | ObjectKey::Manifest(_, history) => Some(*history),
-            _ => None,
-        })
-        .collect();
-    let mut sound = true;
-    for history in spoken_of {
-        let name = ObjectName::History(history);
-        match store.get_document::<HistoryStart>(&name).await {
-            Ok(start) if start.history != history => {
-                report.damage(&name, format!("misplaced: it describes history {}", start.history));
-                sound = false;
-            }
-            Ok(_) => report.read(0),
-            Err(error) if error.is_absent() => {
-                report.damage(&name, "missing: there are segments or snapshots of it");
-            }
-            Err(error) if error.is_damage() => {
-                report.damage(&name, describe(&error));
-                sound = false;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sound)
 }
 
 /// What is wrong with an object, without its name.

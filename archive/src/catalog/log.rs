@@ -92,17 +92,20 @@ impl HistoryLog {
     /// When the store cannot be listed.
     pub async fn segments(&self, store: &SourceStore, page: usize) -> Result<Vec<(SegmentName, u64)>, StoreError> {
         let Some(name) = self.pages.get(page) else { return Ok(Vec::new()) };
-        let mut segments = store.segments(name).await?;
-        match self.limit(page) {
-            Some(limit) => segments.retain(|(segment, _)| segment.end <= limit),
-            None => {
-                let joined = joined(name.start, &segments);
-                if segments.len() - joined < SEGMENTS_UNDER_WAY_MAX {
-                    segments.truncate(joined);
-                }
-            }
+        let segments = store.segments(name).await?;
+        let counting = self.counting(page, &segments);
+        Ok(segments.into_iter().zip(counting).filter(|(_, counts)| *counts).map(|(segment, _)| segment).collect())
+    }
+
+    /// Which of a page's segments count, given all of them in order.
+    pub(crate) fn counting(&self, page: usize, segments: &[(SegmentName, u64)]) -> Vec<bool> {
+        let Some(name) = self.pages.get(page) else { return vec![false; segments.len()] };
+        if let Some(limit) = self.limit(page) {
+            return segments.iter().map(|(segment, _)| segment.end <= limit).collect();
         }
-        Ok(segments)
+        let joined = joined(name.start, segments);
+        let under_way = segments.len() - joined < SEGMENTS_UNDER_WAY_MAX;
+        (0..segments.len()).map(|index| index < joined || !under_way).collect()
     }
 
     /// Whether a page of the same term is missing right before this one.

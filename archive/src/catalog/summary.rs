@@ -1,10 +1,10 @@
 //! What can be restored: windows, blurs, gaps and snapshots, for people and scripts.
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::{Catalog, HistoryLog, READS_AT_ONCE, Run};
+use super::{Catalog, HistoryLog, Run};
+use crate::concurrent;
 use crate::documents::{Cause, Manifest};
 use crate::layout::{ManifestName, ObjectName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset};
@@ -108,14 +108,12 @@ impl Catalog {
     /// # Errors
     /// When the store cannot be read.
     pub async fn summary(&self, store: &SourceStore) -> Result<Summary, StoreError> {
-        let histories = || stream::iter(&self.histories);
-        let windows = histories().map(|history| history.windows(store)).buffered(READS_AT_ONCE).try_concat();
-        let blurs = histories().map(|history| history.blurs(store)).buffered(READS_AT_ONCE).try_concat();
-        let snapshots = stream::iter(self.histories.iter().flat_map(|history| &history.snapshots))
-            .map(|name| self.summarise(store, name))
-            .buffered(READS_AT_ONCE)
-            .try_collect();
+        let windows = concurrent::all(self.histories.iter().map(|history| history.windows(store)).collect());
+        let blurs = concurrent::all(self.histories.iter().map(|history| history.blurs(store)).collect());
+        let manifests = self.histories.iter().flat_map(|history| &history.snapshots);
+        let snapshots = concurrent::all(manifests.map(|name| self.summarise(store, name)).collect());
         let (windows, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
+        let (windows, blurs) = (windows.concat(), blurs.concat());
         Ok(Summary { gaps: self.gaps(&windows), windows, blurs, snapshots })
     }
 
@@ -177,13 +175,9 @@ impl Catalog {
 impl HistoryLog {
     async fn windows(&self, store: &SourceStore) -> Result<Vec<Window>, StoreError> {
         let runs = self.unbroken_runs(store).await?;
-        let ends: Vec<(Run, Option<End>)> = stream::iter(runs)
-            .map(|run| async move { Ok::<_, StoreError>((run, self.end_of(store, run).await?)) })
-            .buffered(READS_AT_ONCE)
-            .try_collect()
-            .await?;
+        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run)).collect()).await?;
         let mut windows: Vec<Window> = Vec::new();
-        for (run, end) in ends {
+        for (run, end) in runs.into_iter().zip(ends) {
             let Some(end) = end else { continue };
             let from = self.pages[run.first].start;
             let within = |snapshot: &&ManifestName| (from..=end.offset).contains(&snapshot.offset);
@@ -205,16 +199,14 @@ impl HistoryLog {
     /// the last it wrote shows only in where its segments end.
     async fn unbroken_runs(&self, store: &SourceStore) -> Result<Vec<Run>, StoreError> {
         let changes = (1..self.pages.len()).filter(|&page| self.pages[page - 1].term != self.pages[page].term);
-        let breaks: Vec<usize> = stream::iter(changes)
-            .map(|page| async move {
-                let end = self.segments(store, page - 1).await?.last().map(|(last, _)| last.end);
-                let reached = end.unwrap_or(self.pages[page - 1].start);
-                Ok::<_, StoreError>((reached != self.pages[page].start).then_some(page))
-            })
-            .buffered(READS_AT_ONCE)
-            .try_filter_map(|broken| async move { Ok(broken) })
-            .try_collect()
-            .await?;
+        let changes: Vec<usize> = changes.collect();
+        let ended = concurrent::all(changes.iter().map(|page| self.segments(store, page - 1)).collect()).await?;
+        let joins = |page: usize, last: Option<&(SegmentName, u64)>| {
+            let reached = last.map_or(self.pages[page - 1].start, |(last, _)| last.end);
+            reached == self.pages[page].start
+        };
+        let breaks = changes.into_iter().zip(ended).filter(|(page, ended)| !joins(*page, ended.last()));
+        let breaks: Vec<usize> = breaks.map(|(page, _)| page).collect();
         let mut runs = Vec::new();
         for Run { mut first, last } in self.runs() {
             let inside = first + 1..=last;
@@ -238,12 +230,9 @@ impl HistoryLog {
     }
 
     async fn blurs(&self, store: &SourceStore) -> Result<Vec<Blur>, StoreError> {
-        stream::iter(self.late_runs())
-            .map(|run| async move { Ok(self.end_of(store, run).await?.map(|end| self.blur(run, end))) })
-            .buffered(READS_AT_ONCE)
-            .try_filter_map(|blur| async move { Ok(blur) })
-            .try_collect()
-            .await
+        let runs = self.late_runs();
+        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run)).collect()).await?;
+        Ok(runs.into_iter().zip(ends).filter_map(|(run, end)| Some(self.blur(run, end?))).collect())
     }
 
     fn blur(&self, run: Run, end: End) -> Blur {

@@ -5,22 +5,18 @@
 
 use std::collections::HashMap;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
-
 use super::SegmentRef;
 use super::cut::{Cut, Ended, ScanError, scan};
 use super::error::PlanError;
 use crate::catalog::HistoryLog;
+use crate::concurrent;
 use crate::documents::Marker;
 use crate::layout::{ManifestName, ObjectName, SegmentName};
 use crate::position::Offset;
 use crate::read::{self, ReadError};
 use crate::segment::Segment;
-use crate::store::SourceStore;
+use crate::store::{SourceStore, StoreError};
 use crate::time::Timestamp;
-
-/// Listings that are under way at once.
-const LISTINGS_AT_ONCE: usize = 16;
 
 /// Reads a history's log, listing each page at most once.
 pub(super) struct Locator<'a> {
@@ -292,20 +288,10 @@ impl<'a> Locator<'a> {
         }
         let first = self.log.page_at(from).unwrap_or_default();
         let last = self.log.page_at(to).unwrap_or_default();
-        let pages: Vec<(usize, Vec<(SegmentName, u64)>)> = stream::iter(first..=last)
-            .map(|page| async move {
-                let segments = match self.listed.get(&page) {
-                    Some(listed) => listed.clone(),
-                    None => self.log.segments(self.store, page).await?,
-                };
-                Ok::<_, PlanError>((page, segments))
-            })
-            .buffered(LISTINGS_AT_ONCE)
-            .try_collect()
-            .await?;
+        let pages = concurrent::all((first..=last).map(|page| self.segments_of(page)).collect()).await?;
         let mut chain = Vec::new();
         let mut reached = from;
-        for (page, segments) in pages {
+        for (page, segments) in (first..=last).zip(pages) {
             for (name, stored) in segments {
                 if name.end <= from || name.start >= to {
                     continue;
@@ -316,6 +302,13 @@ impl<'a> Locator<'a> {
             }
         }
         if reached < to { Err(self.hole(reached, to)) } else { Ok(chain) }
+    }
+
+    async fn segments_of(&self, page: usize) -> Result<Vec<(SegmentName, u64)>, StoreError> {
+        match self.listed.get(&page) {
+            Some(listed) => Ok(listed.clone()),
+            None => self.log.segments(self.store, page).await,
+        }
     }
 
     fn check_follows(&self, reached: Offset, next: &SegmentName, from: Offset) -> Result<(), PlanError> {

@@ -133,6 +133,12 @@ impl Block {
         Ok((block, total))
     }
 
+    /// When its first bytes arrived.
+    #[must_use]
+    pub fn first_time(&self) -> Timestamp {
+        self.first_time
+    }
+
     /// Offset after the block's last byte.
     #[must_use]
     pub fn end(&self) -> Offset {

@@ -33,14 +33,9 @@ pub enum SegmentError {
     /// The trailer's checksum or form is wrong.
     #[error("damaged: its trailer")]
     Trailer,
-    /// The object holds another range than its name says.
-    #[error("misplaced: it holds offsets {start} to {end}")]
-    Name {
-        /// Start of the range it holds.
-        start: Offset,
-        /// End of the range it holds.
-        end: Offset,
-    },
+    /// The object holds another range than its name says, or bytes that arrived at another instant.
+    #[error("misplaced: it holds offsets {} to {}, from {} on", .0.start, .0.end, .0.time)]
+    Name(SegmentName),
 }
 
 /// A whole segment, every checksum found right.
@@ -73,13 +68,20 @@ impl Segment {
         if adds_up { Ok(Self { header, blocks, trailer }) } else { Err(SegmentError::Trailer) }
     }
 
+    /// The name under which it belongs into its page.
+    #[must_use]
+    pub fn name(&self) -> SegmentName {
+        let time = self.blocks.first().map_or(self.trailer.read_until, Block::first_time);
+        SegmentName { start: self.header.start, end: self.trailer.end, time }
+    }
+
     /// Checks that this is the segment that `name` names.
     ///
     /// # Errors
-    /// [`SegmentError::Name`] when it holds another range.
+    /// [`SegmentError::Name`] when it is another.
     pub fn check_name(&self, name: &SegmentName) -> Result<(), SegmentError> {
-        let (start, end) = (self.header.start, self.trailer.end);
-        if (start, end) == (name.start, name.end) { Ok(()) } else { Err(SegmentError::Name { start, end }) }
+        let found = self.name();
+        if found == *name { Ok(()) } else { Err(SegmentError::Name(found)) }
     }
 }
 

@@ -3,7 +3,8 @@
 use futures::stream::{self, StreamExt};
 use redwind_stream::{Framer, FramerState, RecordKind};
 
-use super::Report;
+use super::documents::Writers;
+use super::{Report, Severity};
 use crate::catalog::HistoryLog;
 use crate::chain::Chain;
 use crate::documents::Marker;
@@ -18,34 +19,50 @@ use crate::time::Timestamp;
 const AHEAD: usize = 6;
 
 /// Checks every segment of a history: those that count for all that they promise, the others for
-/// their checksums.
+/// their checksums. Below `expired_below` they may be missing.
 pub(super) async fn check(
     store: &SourceStore,
     marker: &Marker,
     history: &HistoryLog,
+    expired_below: Option<Offset>,
+    writers: &mut Writers,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<(), StoreError> {
-    let mut replay = Replay::new(history);
+    let mut replay = Replay::new(history, expired_below);
     for (index, page) in history.pages.iter().enumerate() {
-        let limit = history.limit(index).unwrap_or(Offset(u64::MAX));
         let segments = store.segments(page).await?;
-        replay.begin_page(page, &segments, report);
-        let mut decoded = stream::iter(segments.clone())
-            .map(|(name, length)| decode(store, marker, page, name, length))
+        let counting: Vec<bool> = history.counting(index, &segments);
+        let first = segments.iter().zip(&counting).find(|(_, counts)| **counts).map(|((first, _), _)| *first);
+        replay.begin_page(page, first, report);
+        if counting.last() == Some(&false) && history.limit(index).is_none() {
+            report.note(
+                format!("log/{page}"),
+                "its end is under way, or was never acknowledged: segments before it are not there",
+            );
+        }
+        let mut decoded = stream::iter(segments.into_iter().zip(counting))
+            .map(|(segment, counts)| decode(store, marker, page, segment, counts))
             .buffered(AHEAD);
-        while let Some((name, length, segment)) = decoded.next().await {
+        while let Some((name, length, counts, segment)) = decoded.next().await {
             let object = ObjectName::Segment(page.clone(), name);
+            report.read(length);
             match segment {
-                Ok(segment) if name.end > limit => drop(segment),
-                Ok(segment) => replay.push(&object, page, &name, &segment, report),
+                Ok(segment) => {
+                    check_writer(&segment, writers, report);
+                    if counts {
+                        replay.push(&object, page, &name, &segment, report);
+                    }
+                }
                 Err(ReadError::Store(error)) => return Err(error),
                 Err(error) => {
+                    report.foreign += u64::from(matches!(error, ReadError::Misplaced { .. }));
                     report.damage(&object, describe(&error));
-                    replay.lost(name.end);
+                    if counts {
+                        replay.lost(name.end);
+                    }
                 }
             }
-            report.read(length);
             progress(report);
         }
     }
@@ -57,10 +74,19 @@ async fn decode(
     store: &SourceStore,
     marker: &Marker,
     page: &PageName,
-    name: SegmentName,
-    length: u64,
-) -> (SegmentName, u64, Result<Segment, ReadError>) {
-    (name, length, read::read(store, marker, page, &name).await)
+    (name, length): (SegmentName, u64),
+    counts: bool,
+) -> (SegmentName, u64, bool, Result<Segment, ReadError>) {
+    (name, length, counts, read::read(store, marker, page, &name).await)
+}
+
+/// Checks that the term was claimed by the writer of its segments; says so once.
+fn check_writer(segment: &Segment, writers: &mut Writers, report: &mut Report) {
+    let (term, writer) = (segment.header.term, segment.header.writer);
+    if writers.get(&term).is_some_and(|claimed| *claimed != writer) {
+        writers.remove(&term);
+        report.damage(&ObjectName::Term(term), format!("it names another writer than the term's segments, {writer}"));
+    }
 }
 
 fn describe(error: &ReadError) -> String {
@@ -75,57 +101,53 @@ fn describe(error: &ReadError) -> String {
 /// The log as read so far.
 struct Replay {
     chain: Chain,
-    /// Where the next segment must start; `None` after a loss or at the first.
-    end: Option<Offset>,
+    /// Where the next segment must start.
+    end: Offset,
+    /// Whether nothing of the history has been read or lost yet.
+    at_start: bool,
     framer: Option<FramerState>,
     last_arrival: Timestamp,
-    last_page: Option<PageName>,
-    /// Below this offset missing pages have expired: it is the oldest complete snapshot's.
-    expired_below: Offset,
+    expired_below: Option<Offset>,
 }
 
 impl Replay {
-    fn new(history: &HistoryLog) -> Self {
-        let expired_below = history.snapshots.first().map_or(history.start.start, |snapshot| snapshot.offset);
+    fn new(history: &HistoryLog, expired_below: Option<Offset>) -> Self {
         Self {
             chain: Chain::new(),
-            end: Some(history.start.start),
+            end: history.start.start,
+            at_start: true,
             framer: None,
             last_arrival: Timestamp(0),
-            last_page: None,
             expired_below,
         }
     }
 
-    fn begin_page(&mut self, page: &PageName, segments: &[(SegmentName, u64)], report: &mut Report) {
-        let first = segments.first().map(|(first, _)| first);
-        let object = |name: &SegmentName| ObjectName::Segment(page.clone(), *name);
-        if let Some(first) = first
-            && (first.start != page.start || (page.reading == Reading::Live && first.time != page.time))
-        {
-            report.damage(&object(first), "the segments of this page that came before it are missing");
-        }
-        let skipped = self.last_page.replace(page.clone()).is_some_and(|last| {
-            last.term == page.term && last.number + 1 != page.number && last.history == page.history
-        });
-        if skipped && page.start > self.expired_below {
-            report.add(super::Severity::Damage, format!("log/{page}"), "the page before it is missing");
-        }
-        if self.end.is_some_and(|end| end != page.start) {
-            self.hole(page, report);
+    /// `first` is the page's first segment that counts.
+    fn begin_page(&mut self, page: &PageName, first: Option<SegmentName>, report: &mut Report) {
+        self.reach(page.start, format!("log/{page}"), report);
+        let Some(first) = first else { return };
+        if first.start == page.start && page.reading == Reading::Live && first.time != page.time {
+            let object = ObjectName::Segment(page.clone(), first);
+            self.miss(page.start, object.to_string(), "the page's first segment is missing".to_owned(), report);
         }
     }
 
-    /// Bytes are missing before a page: they have expired, or are lost.
-    fn hole(&mut self, page: &PageName, report: &mut Report) {
-        let end = self.end.unwrap_or_default();
-        if page.start > end {
-            let what = format!("the log from offset {end} to {} is missing", page.start);
-            if page.start <= self.expired_below {
-                report.note(format!("log/{page}"), format!("{what}: expired, no snapshot before it needs it"));
-            } else {
-                report.add(super::Severity::Damage, format!("log/{page}"), what);
-            }
+    /// Goes on at `start`, where something begins; what lies before it is missing if that is not
+    /// where the log has been read to.
+    fn reach(&mut self, start: Offset, object: String, report: &mut Report) {
+        if start == self.end {
+            return;
+        }
+        let what = format!("the log before it ends at offset {}, and it begins at {start}", self.end);
+        self.miss(start, object, what, report);
+        self.end = start;
+    }
+
+    fn miss(&mut self, start: Offset, object: String, what: String, report: &mut Report) {
+        if self.expired_below.is_some_and(|below| start <= below) {
+            report.note(object, format!("{what}: expired, no snapshot needs what is missing"));
+        } else {
+            report.add(Severity::Damage, object, what);
         }
         self.forget();
     }
@@ -133,13 +155,13 @@ impl Replay {
     /// A segment could not be read: what follows cannot be compared with it.
     fn lost(&mut self, end: Offset) {
         self.forget();
-        self.end = Some(end);
+        self.end = end;
     }
 
     fn forget(&mut self) {
         self.chain = Chain::new();
         self.framer = None;
-        self.end = None;
+        self.at_start = false;
     }
 
     fn push(
@@ -151,11 +173,12 @@ impl Replay {
         report: &mut Report,
     ) {
         report.segments += 1;
-        if let Some(end) = self.end.filter(|end| *end != name.start) {
-            report.damage(object, format!("the log from offset {end} to {} before it is missing", name.start));
-            self.forget();
+        self.reach(name.start, object.to_string(), report);
+        if self.at_start && segment.header.predecessor.is_some() {
+            let what = "it names a segment before it, which is missing".to_owned();
+            self.miss(name.start, object.to_string(), what, report);
         }
-        if let Err(error) = self.chain.push(segment) {
+        if let Err(error) = self.chain.push(&segment.header, &segment.trailer) {
             report.damage(object, error);
             self.chain = Chain::new();
         }
@@ -165,21 +188,21 @@ impl Replay {
         if self.framer.as_ref().is_some_and(|state| *state != segment.header.framer) {
             report.damage(object, "its header has another state of the stream's parser than what precedes it gives");
         }
-        match self.replay(name, segment) {
-            Ok(framer) => self.framer = Some(framer),
+        self.framer = match self.replay(segment) {
+            Ok(framer) => Some(framer),
             Err(problem) => {
                 report.damage(object, problem);
-                self.framer = None;
+                None
             }
-        }
-        self.end = Some(name.end);
+        };
+        self.at_start = false;
+        self.end = name.end;
     }
 
     /// Parses the segment's stream; gives the parser's state at its end.
-    fn replay(&mut self, name: &SegmentName, segment: &Segment) -> Result<FramerState, String> {
+    fn replay(&mut self, segment: &Segment) -> Result<FramerState, String> {
         let mut framer = Framer::resume(segment.header.framer.clone());
         let (mut records, mut writes) = (0, 0);
-        let mut first_arrival = None;
         let damaged = |error: SegmentError| error.to_string();
         for block in &segment.blocks {
             for mark in block.marks().map_err(damaged)? {
@@ -187,7 +210,6 @@ impl Replay {
                     return Err(format!("its arrival times go back, to {}", mark.time));
                 }
                 self.last_arrival = mark.time;
-                first_arrival = first_arrival.or(Some(mark.time));
             }
             let count = |record: redwind_stream::Record| {
                 records += 1;
@@ -200,18 +222,14 @@ impl Replay {
         if (records, writes) != (trailer.records, trailer.writes) {
             return Err(format!("it has {records} records, {writes} of them writes; its trailer says otherwise"));
         }
-        if first_arrival.unwrap_or(trailer.read_until) != name.time {
-            return Err("its name gives another instant than its content".to_owned());
-        }
         Ok(framer.state())
     }
 
-    fn finish(self, history: &HistoryLog, report: &mut Report) {
-        if let (Some(closed), Some(end)) = (history.closed.map(|closure| closure.at), self.end)
-            && end < closed
-        {
-            let name = ObjectName::History(history.start.history);
-            report.damage(&name, format!("its log ends at offset {end}; its successor says that it reached {closed}"));
+    fn finish(mut self, history: &HistoryLog, report: &mut Report) {
+        let Some(closed) = history.closed.map(|closure| closure.at) else { return };
+        if self.end < closed {
+            let what = format!("its log ends at offset {}; its successor says that it reached {closed}", self.end);
+            self.miss(closed, ObjectName::History(history.start.history).to_string(), what, report);
         }
     }
 }

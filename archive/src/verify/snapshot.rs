@@ -6,10 +6,10 @@ use futures::stream::{self, StreamExt};
 use redwind_stream::{RdbCheck, RdbChecksum};
 use ulid::Ulid;
 
-use super::{ObjectKey, Report, describe};
+use super::{Objects, Report, describe};
 use crate::catalog::Catalog;
 use crate::chunk::{self, ChunkId};
-use crate::documents::{ChunkEntry, Manifest};
+use crate::documents::Manifest;
 use crate::layout::{ManifestName, ObjectName};
 use crate::store::{SourceStore, StoreError};
 
@@ -20,22 +20,15 @@ const AHEAD: usize = 3;
 pub(super) async fn check_all(
     store: &SourceStore,
     catalog: &Catalog,
-    objects: &BTreeSet<ObjectKey>,
+    objects: &Objects,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<(), StoreError> {
-    let manifests: Vec<&ManifestName> = catalog.histories.iter().flat_map(|history| &history.snapshots).collect();
-    for name in &manifests {
+    for name in &objects.manifests {
         check(store, catalog, name, objects, report, progress).await?;
     }
-    let complete: BTreeSet<Ulid> = manifests.iter().map(|name| name.snapshot).collect();
-    let begun: BTreeSet<Ulid> = objects
-        .iter()
-        .filter_map(|key| match key {
-            ObjectKey::Chunk(snapshot, _) => Some(*snapshot),
-            _ => None,
-        })
-        .collect();
+    let complete: BTreeSet<Ulid> = objects.manifests.iter().map(|name| name.snapshot).collect();
+    let begun: BTreeSet<Ulid> = objects.chunks.iter().map(|(snapshot, _)| *snapshot).collect();
     for snapshot in begun.difference(&complete) {
         report.note(format!("chunk/{snapshot}"), "chunks of a snapshot that was not completed, or is being taken");
     }
@@ -46,7 +39,7 @@ async fn check(
     store: &SourceStore,
     catalog: &Catalog,
     name: &ManifestName,
-    objects: &BTreeSet<ObjectKey>,
+    objects: &Objects,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<(), StoreError> {
@@ -60,10 +53,6 @@ async fn check(
         Err(error) => return Err(error),
     };
     report.read(0);
-    if let Some(problem) = misplaced(catalog, name, &manifest) {
-        report.damage(&object, problem);
-        return Ok(());
-    }
     note_extra_chunks(&manifest, objects, report);
     if check_chunks(store, &manifest, report, progress).await? {
         report.snapshots += 1;
@@ -71,23 +60,10 @@ async fn check(
     Ok(())
 }
 
-fn misplaced(catalog: &Catalog, name: &ManifestName, manifest: &Manifest) -> Option<String> {
-    let says = manifest.name();
-    if manifest.archive != catalog.marker.archive {
-        Some(format!("misplaced: it belongs to archive {}", manifest.archive))
-    } else if says != *name {
-        Some(format!("misplaced: it describes {says}"))
-    } else {
-        None
-    }
-}
-
-fn note_extra_chunks(manifest: &Manifest, objects: &BTreeSet<ObjectKey>, report: &mut Report) {
-    let beyond = ObjectKey::Chunk(manifest.snapshot, u32::try_from(manifest.chunks.len()).unwrap_or(u32::MAX));
-    for key in objects.range(beyond..=ObjectKey::Chunk(manifest.snapshot, u32::MAX)) {
-        if let ObjectKey::Chunk(snapshot, number) = key {
-            report.note(ObjectName::Chunk(*snapshot, *number), "not in its snapshot's manifest; ignored");
-        }
+fn note_extra_chunks(manifest: &Manifest, objects: &Objects, report: &mut Report) {
+    let beyond = u32::try_from(manifest.chunks.len()).unwrap_or(u32::MAX);
+    for (snapshot, number) in objects.chunks.range((manifest.snapshot, beyond)..=(manifest.snapshot, u32::MAX)) {
+        report.note(ObjectName::Chunk(*snapshot, *number), "not in its snapshot's manifest; ignored");
     }
 }
 
@@ -101,11 +77,10 @@ async fn check_chunks(
     let manifest_object = manifest_object(manifest);
     let mut rdb = RdbCheck::new();
     let mut sound = true;
-    let mut chunks = stream::iter(manifest.chunks.iter().enumerate())
-        .map(|(number, entry)| read_chunk(store, manifest, number as u32, entry))
-        .buffered(AHEAD);
-    while let Some((name, entry, chunk)) = chunks.next().await {
-        report.read(entry.stored);
+    let mut chunks =
+        stream::iter(0..manifest.chunks.len()).map(|number| read_chunk(store, manifest, number)).buffered(AHEAD);
+    while let Some((name, stored, chunk)) = chunks.next().await {
+        report.read(stored);
         progress(report);
         let bytes = match chunk {
             Ok(bytes) => bytes,
@@ -138,12 +113,12 @@ enum Unreadable {
     Store(StoreError),
 }
 
-async fn read_chunk<'a>(
+async fn read_chunk(
     store: &SourceStore,
     manifest: &Manifest,
-    number: u32,
-    entry: &'a ChunkEntry,
-) -> (ObjectName, &'a ChunkEntry, Result<Vec<u8>, Unreadable>) {
+    index: usize,
+) -> (ObjectName, u64, Result<Vec<u8>, Unreadable>) {
+    let (entry, number) = (&manifest.chunks[index], u32::try_from(index).unwrap_or(u32::MAX));
     let name = ObjectName::Chunk(manifest.snapshot, number);
     let id = ChunkId { archive: manifest.archive, snapshot: manifest.snapshot, number };
     let chunk = match store.get(&name).await {
@@ -151,7 +126,7 @@ async fn read_chunk<'a>(
         Err(error) if error.is_absent() => Err(Unreadable::Damaged("missing".to_owned())),
         Err(error) => Err(Unreadable::Store(error)),
     };
-    (name, entry, chunk)
+    (name, entry.stored, chunk)
 }
 
 fn finish(rdb: RdbCheck, manifest: &Manifest) -> Result<(), String> {

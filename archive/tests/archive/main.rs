@@ -68,3 +68,16 @@ fn assert_unbroken(plan: &RestorePlan) {
     }
     assert!(reached >= plan.cut.offset, "the segments end at {reached}, before the cut at {}", plan.cut.offset);
 }
+
+/// Whoever restores and lists does so in tasks that move between threads.
+#[tokio::test]
+async fn plans_and_summaries_can_be_made_in_a_task() {
+    let store = started().0.objects.store().await.unwrap();
+    let task = tokio::spawn(async move {
+        let catalog = Catalog::open(&store).await.unwrap();
+        plan(&store, &catalog, Target::Latest, None).await.unwrap();
+        redwind_archive::verify::verify(&store, |_| {}).await.unwrap();
+        catalog.summary(&store).await.unwrap().windows.len()
+    });
+    assert_eq!(task.await.unwrap(), 1);
+}
