@@ -29,6 +29,8 @@ mod sealer;
 mod snapshot_writer;
 mod spool;
 mod term;
+#[cfg(test)]
+mod tests;
 mod uploader;
 
 use std::convert::Infallible;

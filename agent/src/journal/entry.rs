@@ -214,6 +214,14 @@ impl EntrySender {
     }
 }
 
+#[cfg(test)]
+impl EntrySender {
+    /// A sender whose entries the test receives itself.
+    pub(crate) fn for_tests(point: Option<ResumePoint>) -> (Self, mpsc::Receiver<Entry>) {
+        Self::new(Term(1), Tail::new(point), Buffers::default(), Arc::default())
+    }
+}
+
 /// The end of what has been handed over, shared between the sender and the journal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tail(Arc<Mutex<Option<ResumePoint>>>);

@@ -12,7 +12,7 @@ use redwind_archive::time::{Clock, Timestamp};
 
 use super::progress::Board;
 
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MIN: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// Repeats requests to the store, for ever, with growing pauses: also those that it refuses, because

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use redwind_archive::catalog::{Catalog, HistoryLog};
 use redwind_archive::documents::{Manifest, Marker};
 use redwind_archive::layout::{PageName, SegmentName};
-use redwind_archive::position::{HistoryId, Offset, Term};
+use redwind_archive::position::{HistoryId, Offset};
 use redwind_archive::read;
 use redwind_archive::segment::{Block, Segment, SegmentError};
 use redwind_archive::store::{SourceStore, StoreError};
@@ -49,23 +49,13 @@ pub(super) struct StoredLog {
 pub(super) async fn find_end(store: &SourceStore, marker: &Marker) -> Result<StoredLog, JournalError> {
     let catalog = Catalog::open(store).await?;
     let histories = catalog.histories.iter().map(|log| log.start.history).collect();
-    let Some(newest) = catalog.histories.iter().max_by_key(|log| seniority(log)) else {
+    let Some(newest) = catalog.histories.last() else {
         return Ok(StoredLog { end: None, histories, lowest_snapshot: None, newest_snapshot: None });
     };
     let lowest_snapshot = newest.snapshots.iter().map(|snapshot| snapshot.offset).min();
     let newest_snapshot = newest_snapshot(&catalog, newest, store).await?;
     let end = Some(end_of(newest, store, marker).await?);
     Ok(StoredLog { end, histories, lowest_snapshot, newest_snapshot })
-}
-
-/// The newest history is the one written to last: that of the newest term's last page, or one that
-/// has been begun since.
-///
-/// The document alone does not tell: a writer that has been fenced may still put one, of its old
-/// term, while its successor continues the history before.
-fn seniority(log: &HistoryLog) -> (Term, HistoryId) {
-    let written = log.pages.last().map_or(log.start.term, |page| page.term);
-    (written.max(log.start.term), log.start.history)
 }
 
 async fn newest_snapshot(

@@ -90,6 +90,7 @@ struct Open {
     first_write: Option<Timestamp>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 enum Next {
     Entry(Entry),
     StoreCaughtUp,
@@ -166,8 +167,8 @@ impl Sealer {
         self.deferred = None;
         let seq = self.take_seq();
         let file = with_room(&self.parts, || self.parts.spool.write_history(seq, &start))?;
-        self.parts.board.begin(start.history, start.start);
         self.parts.snapshots.send_modify(|state| state.last = None);
+        self.parts.board.begin(start.history, start.start);
         self.log = Some(Log {
             point: ResumePoint::at_start_of(&start),
             last_crc32: None,

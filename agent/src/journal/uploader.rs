@@ -6,8 +6,8 @@
 //! after claiming that term, or was never reported. One look at the term covers every put that had
 //! returned before it.
 //!
-//! A page, and a history, is begun only when everything before it counts: so only the last page of
-//! a term can have holes.
+//! A page, and a history, is begun only when everything before it counts, and nothing overtakes an
+//! empty segment. So only the last page of a term can have holes, and each shows in the offsets.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::FuturesOrdered;
 use redwind_archive::document;
 use redwind_archive::documents::{HistoryStart, TermClaim};
-use redwind_archive::layout::{ObjectName, PageName};
+use redwind_archive::layout::{ObjectName, PageName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::store::{Put, SourceStore};
 use redwind_archive::time::Clock;
 use tokio::sync::{Notify, mpsc, watch};
@@ -33,6 +33,7 @@ use super::spool::{Spool, Spooled};
 use super::term::Tenure;
 
 const PUTS_MAX: usize = 4;
+const _: () = assert!(PUTS_MAX <= SEGMENTS_UNDER_WAY_MAX, "readers would take a hole for damage");
 /// Most bytes of objects in memory. One object may go beyond it when it goes alone.
 const PUT_BYTES_MAX: u64 = 16 << 20;
 /// Idle minutes' segments that may wait for something urgent before they are checked on their own.
@@ -81,8 +82,8 @@ pub(super) struct Uploader {
     waiting: VecDeque<Pending>,
     flight: FuturesOrdered<BoxFuture<'static, Result<Pending, JournalError>>>,
     flight_bytes: u64,
-    /// Whether a history's document is in flight, which nothing may overtake.
-    history_in_flight: bool,
+    /// Whether something is in flight that nothing may overtake.
+    exclusive: bool,
     /// Put, and not yet known to have been put in our tenure.
     unchecked: VecDeque<Pending>,
     /// A look at the term, and how many of `unchecked` it covers.
@@ -115,7 +116,7 @@ impl Uploader {
             waiting: recovered.into(),
             flight: FuturesOrdered::new(),
             flight_bytes: 0,
-            history_in_flight: false,
+            exclusive: false,
             unchecked: VecDeque::new(),
             check: None,
             pages,
@@ -178,16 +179,14 @@ impl Uploader {
                 Pending::History { .. } => alone,
                 Pending::Segment(segment) => alone || self.pages.continues(segment),
             };
-            if !room || !in_turn || self.history_in_flight {
+            if !room || !in_turn || self.exclusive {
                 return;
             }
+            self.exclusive = is_exclusive(next);
             let upstream = Arc::clone(&self.upstream);
             let put = match self.waiting.pop_front() {
                 Some(Pending::Segment(segment)) => put_segment(upstream, self.pages.assign(&segment), segment).boxed(),
-                Some(Pending::History { file, start }) => {
-                    self.history_in_flight = true;
-                    put_history(upstream, file, start).boxed()
-                }
+                Some(Pending::History { file, start }) => put_history(upstream, file, start).boxed(),
                 None => return,
             };
             self.flight_bytes += bytes;
@@ -197,8 +196,8 @@ impl Uploader {
 
     fn land(&mut self, landed: Pending) {
         self.flight_bytes -= landed.file().bytes;
-        if matches!(landed, Pending::History { .. }) {
-            self.history_in_flight = false;
+        if is_exclusive(&landed) {
+            self.exclusive = false;
         }
         self.unchecked.push_back(landed);
     }
@@ -249,6 +248,11 @@ impl Uploader {
         self.stored_seq.send_replace(last);
         Ok(())
     }
+}
+
+/// Whether nothing may overtake it: that it is missing would not show in the offsets.
+fn is_exclusive(pending: &Pending) -> bool {
+    pending.segment().is_none_or(|segment| segment.name.start == segment.name.end)
 }
 
 /// Runs file work on a thread for such.
