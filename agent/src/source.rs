@@ -1,11 +1,11 @@
 //! Everything that talks to the server.
 //!
 //! Three kinds of connection, none of which waits for another:
-//! - the **log** ([`log_reader`]): the replication stream, online first and always;
-//! - the **snapshot** ([`snapshot_transfer`]): an RDB now and then, closed as soon as it ends;
-//! - the **control** connection ([`monitor`]): what the server is, how far it is, whether it exits.
+//! - the **log** (`log_reader`): the replication stream, online first and always;
+//! - the **snapshot** (`snapshot_transfer`): an RDB now and then, closed as soon as it ends;
+//! - the **control** connection (`monitor`): what the server is, how far it is, whether it exits.
 //!
-//! [`SourceFollower`] keeps the log online: connect, agree where the stream goes on ([`negotiate`]),
+//! [`SourceFollower`] keeps the log online: connect, agree where the stream goes on (`negotiate`),
 //! read until something ends that, wait, again. It promises to continue the archive's history as
 //! long as the server has the bytes, to begin a new one with the true cause when it has not, and to
 //! be a polite guest: never the slow reader, never electable, never delaying a shutdown, no forks but

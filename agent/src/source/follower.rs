@@ -239,7 +239,7 @@ impl Follower {
             }
             _ => attachment.snapshot.take().map(|stream| BegunSnapshot::Coming(Box::new(stream))),
         };
-        let _ = self.events.send(LogEvent::Attached { joinable, begun }).await;
+        let _ = self.events.send(LogEvent::Attached { joinable: Box::new(joinable), begun }).await;
         self.announce(&attachment);
         self.attached = true;
         self.because = None;

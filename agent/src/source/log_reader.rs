@@ -312,11 +312,17 @@ impl<'a> LogReader<'a> {
         if self.collector.late_since().is_none() {
             return Ok(());
         }
-        if self.late_handed || self.collector.has_writes() {
-            self.hand_over(Extent::Records).await?;
+        let was_late = self.late_handed || self.collector.has_writes();
+        if was_late {
+            self.flush().await?;
         }
         self.collector.set_late_since(None);
+        self.late_handed = false;
         self.context.link.update(|state| state.late_since = None);
+        if was_late {
+            // An empty live segment bounds the blur, even if nothing comes for long.
+            self.send(Entry::Seal { read_until: self.attention.read_until() }).await?;
+        }
         Ok(())
     }
 

@@ -35,7 +35,7 @@ pub struct SnapshotRequest {
 pub(super) enum LogEvent {
     /// The log is online.
     Attached {
-        joinable: Joinable,
+        joinable: Box<Joinable>,
         /// A snapshot that was begun together with the log.
         begun: Option<BegunSnapshot>,
     },
@@ -196,7 +196,7 @@ impl State {
             LogEvent::Attached { joinable, begun } => {
                 let history = self.joinable.as_ref().map(|joinable| joinable.history);
                 let same = history == Some(joinable.history);
-                self.joinable = Some(joinable);
+                self.joinable = Some(*joinable);
                 self.online = true;
                 self.begun = begun;
                 if same { Consequence::GoesOn } else { Consequence::Ends("its history could not be continued") }

@@ -247,6 +247,9 @@ async fn what_was_written_while_we_were_away_is_late_until_the_socket_is_empty()
     rig.send(&set(10)).await;
     let late = rig.batch().await;
     assert!(late.late_since.is_some());
+    // The first ends the blur's segment, the second tells that it is over.
+    rig.seal().await;
+    rig.seal().await;
     rig.send(&set(20)).await;
     let live = rig.batch().await;
     assert_eq!((live.start, live.late_since), (late.end(), None));
@@ -283,6 +286,8 @@ async fn what_waited_while_the_disk_held_us_up_is_late() {
     let late = rig.batch().await;
     assert!(late.late_since.is_some());
     assert_eq!(late.records, 3);
+    rig.seal().await;
+    rig.seal().await;
     rig.send(&set(10)).await;
     assert_eq!(rig.batch().await.late_since, None);
 }
