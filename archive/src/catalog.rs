@@ -10,6 +10,8 @@ mod summary;
 
 use std::collections::BTreeSet;
 
+use futures::FutureExt;
+
 use crate::concurrent;
 use crate::document::DocumentError;
 use crate::documents::{HistoryStart, Manifest, Marker};
@@ -101,7 +103,7 @@ async fn read_histories(store: &SourceStore) -> Result<Vec<HistoryStart>, StoreE
         ObjectName::History(history) => Some(history),
         _ => None,
     });
-    concurrent::all(histories.map(|history| read_history(store, history)).collect()).await
+    concurrent::all(histories.map(|history| read_history(store, history).boxed()).collect()).await
 }
 
 /// Reads the document of a history.

@@ -31,6 +31,7 @@ import zstandard
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 ULID = "[0-9A-HJKMNP-TV-Z]{26}"
 BLOCK_MAX = 16 << 20
+UNDER_WAY = 8  # segments that a writer puts at once, at most
 
 
 class Damage(Exception):
@@ -181,10 +182,10 @@ def read_segment(store, archive, ref):
     expect(header[44:60] == ulid_bytes(ref.page.history), name, "of another history")
     term, start, has_predecessor, predecessor = struct.unpack_from("<QQBI", header, 60)
     expect(term == ref.page.term and start == ref.start, name, "name and header differ")
-    opened, read_empty = struct.unpack_from("<QQ", header, 81)
+    (read_empty,) = struct.unpack_from("<Q", header, 89)
     expect(read_empty == (ref.page.instant if ref.page.late else 0), name, "header and page differ")
 
-    blocks, at, offset, now = [], header_length, start, opened
+    blocks, at, offset, now = [], header_length, start, 0
     while at < len(raw) - 48:
         block, at = read_block(name, raw[: len(raw) - 48], at, offset)
         expect(block.marks[0][1] >= now, name, "time goes back")
@@ -202,6 +203,7 @@ def read_segment(store, archive, ref):
 
 
 def crc64_table():
+    """The CRC-64 of Jones, byte by byte; reflected, so the polynomial is 0xAD93D23594C935A9 reversed."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -210,18 +212,10 @@ def crc64_table():
     return table
 
 
-def crc64(data, table=crc64_table()):
-    crc = 0
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc
-
-
 def read_rdb(store, archive, snapshot):
     """The pieces of the RDB, in order."""
-    crc, held = 0, b""  # the last eight bytes are the checksum of those before them
+    crc, held, total = 0, b"", 0  # held: the last eight bytes, which may be the checksum
     table = crc64_table()
-    total = 0
     for number, entry in enumerate(snapshot["chunks"]):
         name = f"chunk/{snapshot['snapshot']}/{number:08}"
         raw = store.get(name)
@@ -289,17 +283,33 @@ def pages_of(store):
     return sorted(pages, key=lambda page: (page.term, page.number))
 
 
-def segments_of(store, history, pages, closed_at):
-    """The segments that count (docs/format.md), in order."""
-    pages = [page for page in pages if page.history == history]
+def segments_of(store, pages, closed_at):
+    """The segments of a history that count (docs/format.md), in order."""
     counting = []
     for page in pages:
-        limit = min((newer.start for newer in pages if newer.term > page.term), default=None)
+        newer = [newer.start for newer in pages if newer.term > page.term]
+        limit = min(newer + ([] if closed_at is None else [closed_at]), default=None)
+        refs = []
         for found in matches(SEGMENT, store.names(f"log/{page.folder}")):
             start, end, moment = map(int, found.groups())
-            if all(bound is None or end <= bound for bound in (limit, closed_at)):
-                counting.append(Ref(page, f"log/{page.folder}/{found.group()}", start, end, moment))
+            if limit is None or end <= limit:
+                refs.append(Ref(page, f"log/{page.folder}/{found.group()}", start, end, moment))
+        if page is pages[-1] and limit is None:
+            joined = joined_of(page.start, refs)
+            refs = joined if len(refs) - len(joined) < UNDER_WAY else refs
+        counting += refs
     return counting
+
+
+def joined_of(offset, refs):
+    """Those before the first that does not follow."""
+    joined = []
+    for ref in refs:
+        if ref.start != offset:
+            break
+        joined.append(ref)
+        offset = ref.end
+    return joined
 
 
 def runs_of(segments):
@@ -320,7 +330,7 @@ class Snapshot:
     name: str
 
 
-def snapshots_of(store, archive, history):
+def snapshots_of(store, history):
     found = []
     for match in matches(MANIFEST, store.names("snapshot")):
         of, offset, time, _ = match.groups()
@@ -357,14 +367,11 @@ class Window:
 
 
 def blurs_of(store, archive, run):
-    """Late pages: what they hold arrived somewhere between the instant in their name and their last mark."""
+    """Late pages: what they hold was sent between the instant in their name and their end's."""
+    last = {ref.page: ref for ref in run if ref.page.late}
     blurs = []
-    last = {}
-    for ref in run:
-        if ref.page.late and ref.end > ref.start:
-            last[ref.page] = ref
     for page, ref in last.items():
-        end = read_segment(store, archive, ref).blocks[-1].marks[-1][1]
+        end = read_segment(store, archive, ref).until
         if blurs and blurs[-1].start == page.instant:
             blurs[-1].end = end
         else:
@@ -374,34 +381,41 @@ def blurs_of(store, archive, run):
 
 def windows_of(store, archive, history, pages, closed_at):
     windows = []
-    snapshots = snapshots_of(store, archive, history)
-    for run in runs_of(segments_of(store, history, pages, closed_at)):
+    snapshots = snapshots_of(store, history)
+    for run in runs_of(segments_of(store, pages, closed_at)):
         base = [snapshot for snapshot in snapshots if run[0].start <= snapshot.offset <= run[-1].end]
         if base:
-            until = read_segment(store, archive, run[-1]).until
+            until = max(read_segment(store, archive, run[-1]).until, base[0].time)
             blurs = blurs_of(store, archive, run)
             windows.append(Window(history, run, base, base[0].offset, run[-1].end, base[0].time, until, blurs))
-    return windows
+    for alone in snapshots:
+        if not any(window.start <= alone.offset <= window.end for window in windows):
+            windows.append(Window(history, [], [alone], alone.offset, alone.offset, alone.time, alone.time, []))
+    return sorted(windows, key=lambda window: window.start)
 
 
 class Archive:
     def __init__(self, folder):
         self.store = Store(folder)
         self.id = document(self.store, "archive", "archive")["archive"]
-        names = [name for name in self.store.names("history") if re.fullmatch(ULID, name)]
-        self.histories = [document(self.store, f"history/{name}", "history") for name in names]
-        for name, start in zip(names, self.histories):
-            expect(start["history"] == name, f"history/{name}", "differs from its name")
-        self.histories.sort(key=lambda start: (start["term"], start["history"]))
         pages = pages_of(self.store)
+        written = {page.history: page.term for page in pages}
+        starts = []
+        for name in self.store.names("history"):
+            if re.fullmatch(ULID, name):
+                start = document(self.store, f"history/{name}", "history")
+                expect(start["history"] == name, f"history/{name}", "differs from its name")
+                starts.append(start)
+        starts.sort(key=lambda start: (written.get(start["history"], start["term"]), start["history"]))
         closed = {}
-        for start in self.histories:
-            if start["predecessor"]:
-                closed[start["predecessor"]["history"]] = start["predecessor"]["offset"]
+        for start in sorted(starts, key=lambda start: (start["term"], start["history"])):
+            before = start["predecessor"]
+            if before and start["term"] >= written.get(before["history"], 0):
+                closed[before["history"]] = before["offset"]
         self.windows = []
-        for start in self.histories:
-            history = start["history"]
-            self.windows += windows_of(self.store, self.id, history, pages, closed.get(history))
+        for history in (start["history"] for start in starts):
+            of_history = [page for page in pages if page.history == history]
+            self.windows += windows_of(self.store, self.id, history, of_history, closed.get(history))
 
 
 # Restoring
@@ -481,25 +495,17 @@ def choose(archive, options):
 
 def segments_on_the_way(archive, window, first_offset):
     """The window's segments from that offset on, read and chained."""
-    seen = []  # (ref, checksum) of those that the next segment may name
+    allowed, term = [], None  # the checksums that the next segment may name
     for ref in window.run:
         if ref.end < first_offset:
             continue
         segment = read_segment(archive.store, archive.id, ref)
-        if seen:
-            allowed = [seen[-1][1]]
-            if seen[-1][0].page.term != ref.page.term:
-                # Empty segments that the older term put last may be unknown to the newer one.
-                for (older, _), (_, before) in zip(reversed(seen), list(reversed(seen))[1:]):
-                    if older.end > older.start:
-                        break
-                    allowed.append(before)
-            reaches_further = all(older.end == older.start for older, _ in seen)
-            known = segment.predecessor in allowed
-            expect(known or reaches_further and ref.page.term != seen[-1][0].page.term, ref.name, "does not follow the segment before it")
-            if ref.end > ref.start:
-                seen = [pair for pair in seen if pair[0].end > pair[0].start][-1:]
-        seen.append((ref, segment.checksum))
+        if allowed:
+            # Empty segments that an older term put last may be unknown to the newer one.
+            known = allowed if ref.page.term != term else allowed[-1:]
+            expect(segment.predecessor in known, ref.name, "does not follow the segment before it")
+        allowed = (allowed if ref.start == ref.end else []) + [segment.checksum]
+        term = ref.page.term
         yield segment
 
 

@@ -1,6 +1,7 @@
 //! What can be restored: windows, blurs, gaps and snapshots, for people and scripts.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use serde::Serialize;
 
 use super::{Catalog, HistoryLog, Run};
@@ -108,10 +109,10 @@ impl Catalog {
     /// # Errors
     /// When the store cannot be read.
     pub async fn summary(&self, store: &SourceStore) -> Result<Summary, StoreError> {
-        let windows = concurrent::all(self.histories.iter().map(|history| history.windows(store)).collect());
-        let blurs = concurrent::all(self.histories.iter().map(|history| history.blurs(store)).collect());
+        let windows = concurrent::all(self.histories.iter().map(|history| history.windows(store).boxed()).collect());
+        let blurs = concurrent::all(self.histories.iter().map(|history| history.blurs(store).boxed()).collect());
         let manifests = self.histories.iter().flat_map(|history| &history.snapshots);
-        let snapshots = concurrent::all(manifests.map(|name| self.summarise(store, name)).collect());
+        let snapshots = concurrent::all(manifests.map(|name| self.summarise(store, name).boxed()).collect());
         let (windows, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
         let (windows, blurs) = (windows.concat(), blurs.concat());
         Ok(Summary { gaps: self.gaps(&windows), windows, blurs, snapshots })
@@ -175,7 +176,7 @@ impl Catalog {
 impl HistoryLog {
     async fn windows(&self, store: &SourceStore) -> Result<Vec<Window>, StoreError> {
         let runs = self.unbroken_runs(store).await?;
-        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run)).collect()).await?;
+        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
         let mut windows: Vec<Window> = Vec::new();
         for (run, end) in runs.into_iter().zip(ends) {
             let Some(end) = end else { continue };
@@ -200,7 +201,8 @@ impl HistoryLog {
     async fn unbroken_runs(&self, store: &SourceStore) -> Result<Vec<Run>, StoreError> {
         let changes = (1..self.pages.len()).filter(|&page| self.pages[page - 1].term != self.pages[page].term);
         let changes: Vec<usize> = changes.collect();
-        let ended = concurrent::all(changes.iter().map(|page| self.segments(store, page - 1)).collect()).await?;
+        let ended =
+            concurrent::all(changes.iter().map(|page| self.segments(store, page - 1).boxed()).collect()).await?;
         let joins = |page: usize, last: Option<&(SegmentName, u64)>| {
             let reached = last.map_or(self.pages[page - 1].start, |(last, _)| last.end);
             reached == self.pages[page].start
@@ -231,7 +233,7 @@ impl HistoryLog {
 
     async fn blurs(&self, store: &SourceStore) -> Result<Vec<Blur>, StoreError> {
         let runs = self.late_runs();
-        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run)).collect()).await?;
+        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
         Ok(runs.into_iter().zip(ends).filter_map(|(run, end)| Some(self.blur(run, end?))).collect())
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use futures::FutureExt;
+
 use super::SegmentRef;
 use super::cut::{Cut, Ended, ScanError, scan};
 use super::error::PlanError;
@@ -288,7 +290,7 @@ impl<'a> Locator<'a> {
         }
         let first = self.log.page_at(from).unwrap_or_default();
         let last = self.log.page_at(to).unwrap_or_default();
-        let pages = concurrent::all((first..=last).map(|page| self.segments_of(page)).collect()).await?;
+        let pages = concurrent::all((first..=last).map(|page| self.segments_of(page).boxed()).collect()).await?;
         let mut chain = Vec::new();
         let mut reached = from;
         for (page, segments) in (first..=last).zip(pages) {
