@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::api::grpc::{self, AgentService, ServedSource};
 use crate::api::{Metrics, Publisher, SourceView, Watches, http, instant};
@@ -175,7 +175,6 @@ struct App {
     /// Ends the journal, once the follower has ended.
     drain: CancellationToken,
     interfaces: Interfaces,
-    config: SourceConfig,
 }
 
 impl App {
@@ -213,7 +212,7 @@ impl App {
         tokio::spawn(publisher.run(interfaces.closing.clone()));
         let journal = tokio::spawn(tasks.run());
         let source = tokio::spawn(follower.run(stop.clone()));
-        Ok(Self { source, journal, stop, drain, interfaces, config })
+        Ok(Self { source, journal, stop, drain, interfaces })
     }
 
     /// Runs until told to stop or until a part ends; then stops the others, in order.
@@ -241,7 +240,8 @@ impl App {
         // The journal's error comes first: the follower's may only say that the journal has ended.
         let end = journal_end?;
         source_end?;
-        report(&end, &self.config);
+        // What is left in the spool the journal has told itself.
+        info!("stopped{}", if end.left_segments == 0 { "; everything that was received is stored" } else { "" });
         match failure {
             Some(error) => Err(error),
             None if journal_ended_early => Err(AgentError::Ended("the journal")),
@@ -257,19 +257,7 @@ fn announce(config: &SourceConfig, journal: &Journal) {
     let term = journal.progress().borrow().term;
     info!(
         source = %config.name, server = %config.server, store = %config.store, spool = %config.spool.dir.display(),
-        %from, %term, version = env!("CARGO_PKG_VERSION"), "following"
-    );
-}
-
-/// Says what a stopped agent leaves behind.
-fn report(end: &JournalEnd, config: &SourceConfig) {
-    if end.left_segments == 0 {
-        info!("stopped; everything that was received is stored");
-        return;
-    }
-    warn!(
-        segments = end.left_segments, bytes = end.left_bytes, spool = %config.spool.dir.display(),
-        "stopped; the store has not taken everything: the rest waits in the spool for the next start"
+        %from, %term, version = env!("CARGO_PKG_VERSION"), "the agent starts"
     );
 }
 

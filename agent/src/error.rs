@@ -92,3 +92,28 @@ impl AgentError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::AttachError;
+    use redwind_link::LinkError;
+
+    #[test]
+    fn each_end_has_its_meaning() {
+        let refused = LinkError::from_server(&[b"PSYNC"], b"NOPERM no");
+        let store = redwind_archive::store::Store::open(&"file:///nowhere/at/all".parse().unwrap()).unwrap_err();
+        for (error, exit) in [
+            (AgentError::from(SourceError::Refused(AttachError::Link(refused))), AgentExit::Source),
+            (SourceError::JournalEnded.into(), AgentExit::Failed),
+            (store.into(), AgentExit::Store),
+            (JournalError::Unfit { object: "term/1".into() }.into(), AgentExit::Store),
+            (JournalError::Conflict { object: "log/1".into() }.into(), AgentExit::Fenced),
+            (JournalError::SpoolLocked { dir: "/spool".into() }.into(), AgentExit::Fenced),
+            (JournalError::Closed.into(), AgentExit::Failed),
+            (AgentError::Interrupted, AgentExit::Failed),
+        ] {
+            assert_eq!(error.exit(), exit, "{error}");
+        }
+    }
+}

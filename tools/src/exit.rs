@@ -111,7 +111,9 @@ pub(crate) fn report(error: &anyhow::Error) -> Status {
 /// An error with its causes on one line. A cause that the text before it repeats is left out, since
 /// errors of other crates often end with that of their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+    let one_line =
+        |cause: &(dyn std::error::Error + 'static)| cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    error.chain().map(one_line).fold(String::new(), |text, cause| match text.as_str() {
         "" => cause,
         _ if text.contains(&cause) => text,
         _ => format!("{text}: {cause}"),
@@ -157,8 +159,8 @@ mod tests {
 
     #[test]
     fn a_chain_is_told_once() {
-        let inner: Result<(), _> = Err(anyhow::anyhow!("refused"));
-        let error = inner.context("cannot connect: refused").context("cannot restore").unwrap_err();
-        assert_eq!(describe(&error), "cannot restore: cannot connect: refused");
+        let inner: Result<(), _> = Err(anyhow::anyhow!("refused\n  by the peer"));
+        let error = inner.context("cannot connect: refused by the peer").context("cannot restore").unwrap_err();
+        assert_eq!(describe(&error), "cannot restore: cannot connect: refused by the peer");
     }
 }

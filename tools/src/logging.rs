@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::exit::UsageError;
 
@@ -16,13 +17,20 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging. `filter` is a level, or a list of them by part: `info,redwind_agent=debug`.
+/// Starts logging. `filter` is a level, or a list of them by part: `info,redwind_agent=debug`. A level
+/// alone is that of our own parts: what libraries have to say below a warning is for a list to ask for.
 ///
 /// # Errors
 /// When `filter` is neither.
 pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), UsageError> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|_| UsageError::new(format!("log-level: {filter:?} is neither error, warn, info, debug, trace nor a list by part such as info,redwind_agent=debug")))?;
+    let own = |level: LevelFilter| format!("{},redwind={level}", level.min(LevelFilter::WARN));
+    let directives = filter.parse().map_or_else(|_| filter.to_owned(), own);
+    let filter = EnvFilter::try_new(directives).map_err(|_| {
+        UsageError::new(format!(
+            "log-level: {filter:?} is neither error, warn, info, debug, trace nor a list by part such as \
+             info,redwind_agent=debug"
+        ))
+    })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),

@@ -3,7 +3,7 @@
 use redwind_link::{Connection, LinkError, ReplicationInfo, Role, ServerInfo, ServerKind, Version};
 
 use super::finding::{Finding, Level};
-use super::source::finding;
+use super::source::{WriteRate, finding};
 use crate::quantity::ByteSize;
 
 /// How long an agent should be able to stay away without a gap.
@@ -15,12 +15,17 @@ const TIMEOUT_SECONDS_MIN: u64 = 30;
 const OUTPUT_HARD_BYTES_MIN: u64 = 64 << 20;
 const OUTPUT_SOFT_BYTES_MIN: u64 = 16 << 20;
 
-/// Whether the backlog outlasts an absence of the agent, at `rate` bytes a second.
-pub(super) fn backlog(info: &ServerInfo, replication: &ReplicationInfo, rate: u64) -> Finding {
+/// Whether the backlog outlasts an absence of the agent, at the rate at which the server is written to.
+pub(super) fn backlog(info: &ServerInfo, replication: &ReplicationInfo, rate: WriteRate) -> Finding {
     let size = replication.backlog_size;
+    let (rate, seen) = match rate {
+        WriteRate::Measured(rate) => (rate, "writes"),
+        WriteRate::AtMost(rate) => (rate, "commands, reads included,"),
+        WriteRate::Unknown => (0, "writes"),
+    };
     let wanted = (rate.saturating_mul(AWAY_SECONDS)).max(BACKLOG_BYTES_MIN);
     let holds = match size.checked_div(rate) {
-        Some(seconds) => format!("{} hold {seconds} s of writes at the {}/s seen", ByteSize(size), ByteSize(rate)),
+        Some(seconds) => format!("{} hold {seconds} s of {seen} at the {}/s seen", ByteSize(size), ByteSize(rate)),
         None => format!("{}; no writes were seen to measure it by", ByteSize(size)),
     };
     if size >= wanted {
@@ -167,15 +172,19 @@ mod tests {
 
     #[test]
     fn the_backlog_is_measured_by_the_writes_seen() {
-        let small = backlog(&info("7.0.15"), &replication(1 << 20), 100_000);
+        let small = backlog(&info("7.0.15"), &replication(1 << 20), WriteRate::Measured(100_000));
         assert_eq!(small.level, Level::Warning);
         assert_eq!(small.fix.as_deref(), Some("CONFIG SET repl-backlog-size 64mb"));
         assert!(small.message.contains("10 s"), "{}", small.message);
-        assert_eq!(backlog(&info("7.0.15"), &replication(64 << 20), 100_000).level, Level::Ok);
-        let quiet = backlog(&info("7.0.15"), &replication(1 << 20), 0);
+        assert_eq!(backlog(&info("7.0.15"), &replication(64 << 20), WriteRate::Measured(100_000)).level, Level::Ok);
+        let most = backlog(&info("7.0.15"), &replication(1 << 20), WriteRate::AtMost(100_000));
+        assert!(most.message.contains("reads included"), "{}", most.message);
+        let quiet = backlog(&info("7.0.15"), &replication(1 << 20), WriteRate::Measured(0));
         assert_eq!(quiet.fix.as_deref(), Some("CONFIG SET repl-backlog-size 8mb"));
         assert!(!quiet.message.contains("empties"));
-        assert!(backlog(&info("6.2.14"), &replication(1 << 20), 0).message.contains("empties the backlog"));
+        assert!(
+            backlog(&info("6.2.14"), &replication(1 << 20), WriteRate::Unknown).message.contains("empties the backlog")
+        );
     }
 
     #[test]

@@ -62,7 +62,11 @@ fn version(info: &ServerInfo) -> Finding {
         return finding("version", Level::Failure, format!("{what} is too old: 6.2 or later is needed"));
     }
     let modules: Vec<&str> = info.modules.iter().flatten().map(|module| module.name.as_str()).collect();
-    let modules = if modules.is_empty() { String::new() } else { format!(", with the modules {}", modules.join(", ")) };
+    let modules = match modules.as_slice() {
+        [] => String::new(),
+        [module] => format!(", with the module {module}"),
+        modules => format!(", with the modules {}", modules.join(", ")),
+    };
     if info.kind == ServerKind::Redis && info.version < Version::new(7, 0, 0) {
         let message = format!(
             "{what}{modules}: followed well, but it sends expiries relative to now, which a restore works out from \
@@ -133,16 +137,49 @@ async fn clock(connection: &mut Connection) -> Result<Option<Finding>, LinkError
 }
 
 /// Bytes of stream a second, as seen for a moment.
-async fn write_rate(connection: &mut Connection) -> Result<u64, LinkError> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WriteRate {
+    /// By the server's own offset.
+    Measured(u64),
+    /// A server that never had a replica counts no offset: all that its clients send, reads included.
+    AtMost(u64),
+    /// It could not be told.
+    Unknown,
+}
+
+async fn write_rate(connection: &mut Connection) -> Result<WriteRate, LinkError> {
     let began = Instant::now();
-    let first = connection.info_replication().await?.master_repl_offset;
+    let before = traffic(connection).await?;
     tokio::time::sleep(WATCH).await;
-    let last = connection.info_replication().await?.master_repl_offset;
+    let after = traffic(connection).await?;
+    let seconds = began.elapsed().as_secs_f64();
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an estimate"
     )]
-    Ok((last.saturating_sub(first) as f64 / began.elapsed().as_secs_f64()) as u64)
+    let rate = |before: u64, after: u64| (after.saturating_sub(before) as f64 / seconds) as u64;
+    Ok(match (before, after) {
+        (Traffic::Stream(before), Traffic::Stream(after)) => WriteRate::Measured(rate(before, after)),
+        (Traffic::Clients(Some(before)), Traffic::Clients(Some(after))) => WriteRate::AtMost(rate(before, after)),
+        _ => WriteRate::Unknown,
+    })
+}
+
+enum Traffic {
+    /// Bytes of stream produced.
+    Stream(u64),
+    /// Bytes that clients have sent, if the server tells.
+    Clients(Option<u64>),
+}
+
+async fn traffic(connection: &mut Connection) -> Result<Traffic, LinkError> {
+    let replication = connection.info_replication().await?;
+    if replication.backlog_active {
+        return Ok(Traffic::Stream(replication.master_repl_offset));
+    }
+    let stats = connection.command(&[b"INFO", b"stats"]).await?;
+    let mut lines = stats.as_str().unwrap_or_default().lines();
+    Ok(Traffic::Clients(lines.find_map(|line| line.strip_prefix("total_net_input_bytes:")?.trim().parse().ok())))
 }

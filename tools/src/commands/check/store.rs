@@ -31,10 +31,11 @@ pub(super) async fn check(url: &StoreUrl, name: &SourceName) -> Vec<Finding> {
     };
     let folder = format!("redwind-check-{}", Ulid::generate());
     let trial = store.source(&folder.parse().expect("a ULID behind letters is a name"));
-    let mut findings = Vec::new();
-    if let Err(finding) = put_list_get(&trial, &mut findings).await {
-        findings.push(finding);
-    }
+    let mut findings = match first_put(&trial).await {
+        Ok(finding) => vec![finding],
+        Err(failure) => return vec![failure],
+    };
+    findings.extend(puts_and_listing(&trial).await);
     findings.push(delete(&trial).await);
     if let Some(root) = url.folder() {
         // A folder of files outlives the files in it.
@@ -54,31 +55,42 @@ fn failure(check: &'static str, error: StoreError) -> Finding {
     finding(check, Level::Failure, crate::exit::describe(&error))
 }
 
-/// Each step needs the one before it: the first that fails is the error.
-async fn put_list_get(trial: &SourceStore, findings: &mut Vec<Finding>) -> Result<(), Finding> {
-    let first = Bytes::from_static(b"redwind check: the first of two puts of this name");
+const FIRST: Bytes = Bytes::from_static(b"redwind check: the first of two puts of this name");
+
+async fn first_put(trial: &SourceStore) -> Result<Finding, Finding> {
     let began = Instant::now();
-    trial.put_new(&object(1), first.clone()).await.map_err(|error| failure("put", error))?;
+    trial.put_new(&object(1), FIRST).await.map_err(|error| failure("put", error))?;
     let took = began.elapsed();
     let message = format!("a small object took {:.0} ms", took.as_secs_f64() * 1000.0);
-    findings.push(if took > PUT_SLOW {
+    Ok(if took > PUT_SLOW {
         let message = format!("{message}: what is written becomes durable that much later");
         finding("put", Level::Warning, message).with_fix("use a bucket in a region near to the agent")
     } else {
         finding("put", Level::Ok, message)
-    });
-    findings.push(second_put(trial, &first).await?);
-    findings.push(races(trial).await?);
-    findings.push(list(trial).await?);
-    Ok(())
+    })
 }
 
-async fn second_put(trial: &SourceStore, first: &Bytes) -> Result<Finding, Finding> {
+/// Each step needs the one before it: the first that fails is the last.
+async fn puts_and_listing(trial: &SourceStore) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let outcome = async {
+        findings.push(second_put(trial).await?);
+        findings.push(races(trial).await?);
+        findings.push(list(trial).await?);
+        Ok(())
+    };
+    if let Err(failure) = outcome.await {
+        findings.push(failure);
+    }
+    findings
+}
+
+async fn second_put(trial: &SourceStore) -> Result<Finding, Finding> {
     const CHECK: &str = "put-if-absent";
     let second = Bytes::from_static(b"redwind check: the second of two puts of this name");
     let put = trial.put_new(&object(1), second).await.map_err(|error| failure(CHECK, error))?;
     let found = trial.get(&object(1)).await.map_err(|error| failure(CHECK, error))?;
-    if put == Put::Taken(first.clone()) && found == *first {
+    if put == Put::Taken(FIRST) && found == FIRST {
         return Ok(finding(CHECK, Level::Ok, "the second put of a name is refused, and what was first stays"));
     }
     let message = "the second put of a name succeeded and replaced what was there: two agents could destroy each \

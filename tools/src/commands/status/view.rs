@@ -8,6 +8,8 @@ use redwind_proto::v1::{AgentInfo, Server, SourceStatus, Watermark};
 use super::json::state;
 use crate::screen::bytes;
 
+const ERROR_CHARS_MAX: usize = 200;
+
 /// The whole screen.
 pub(super) fn text(agent: &AgentInfo, sources: &[SourceStatus], now: jiff::Timestamp) -> Result<String, fmt::Error> {
     let mut out = String::new();
@@ -45,7 +47,7 @@ fn show(out: &mut String, source: &SourceStatus, now: jiff::Timestamp) -> fmt::R
         line(out, "spool", &format!("{} of {}", bytes(spool.used_bytes), bytes(spool.limit_bytes)))?;
     }
     if !source.store_error.is_empty() {
-        line(out, "store error", &source.store_error)?;
+        line(out, "store error", &brief(&source.store_error))?;
     }
     snapshots(out, source, now)?;
     line(out, "gaps", &gaps(source))?;
@@ -57,6 +59,14 @@ fn show(out: &mut String, source: &SourceStatus, now: jiff::Timestamp) -> fmt::R
 
 fn line(out: &mut String, name: &str, value: &str) -> fmt::Result {
     writeln!(out, "  {name:<15} {value}")
+}
+
+/// The beginning of an error, which may be that of a whole chain; `--json` has all of it.
+fn brief(error: &str) -> String {
+    match error.char_indices().nth(ERROR_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &error[..end]),
+        None => error.to_owned(),
+    }
 }
 
 fn describe(server: &Server) -> String {
@@ -115,7 +125,7 @@ fn snapshots(out: &mut String, source: &SourceStatus, now: jiff::Timestamp) -> f
         line(out, "snapshot now", &text)?;
     }
     if !source.snapshot_error.is_empty() {
-        line(out, "snapshot error", &source.snapshot_error)?;
+        line(out, "snapshot error", &brief(&source.snapshot_error))?;
     }
     Ok(())
 }
