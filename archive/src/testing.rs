@@ -6,25 +6,20 @@
 //! elsewhere. [`synthetic`] is a store whose archive is too large to be made, and is listed all the
 //! same.
 
+mod objects;
 pub mod synthetic;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+pub use objects::Objects;
 
-use bytes::Bytes;
-use object_store::memory::InMemory;
 use redwind_stream::{Framer, FramerState, RecordKind};
 use ulid::Ulid;
 use zstd::bulk::Compressor;
 
 use crate::chunk::{ChunkEncoder, ChunkId};
-use crate::document::{self, Document};
 use crate::documents::{Cause, HistoryStart, Manifest, Marker, Server, SnapshotReason, TermClaim};
 use crate::layout::{ObjectName, PageName, Reading, SEGMENTS_PER_PAGE, SegmentName};
 use crate::position::{HistoryId, Offset, Position, Term};
 use crate::segment::{Mark, ReplicationId, SegmentEncoder, SegmentHeader};
-use crate::store::{SourceStore, Store, StoreError};
 use crate::time::Timestamp;
 
 /// The instant `seconds` after the beginning of all test archives.
@@ -67,90 +62,6 @@ fn crc64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |crc: u64, byte| {
         (0..8).fold(crc ^ u64::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x95ac_9329_ac4b_c9b5 } else { 0 })
     })
-}
-
-/// The objects of one source's archive, shared by everybody who writes them.
-#[derive(Clone, Debug, Default)]
-pub struct Objects(Arc<Mutex<BTreeMap<String, Bytes>>>);
-
-impl Objects {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Puts or replaces an object.
-    pub fn put(&self, name: impl ToString, bytes: impl Into<Bytes>) {
-        self.lock().insert(name.to_string(), bytes.into());
-    }
-
-    /// Puts a document.
-    pub fn put_document<D: Document>(&self, name: &ObjectName, document: &D) {
-        self.put(name, document::encode(document));
-    }
-
-    /// Removes an object.
-    ///
-    /// # Panics
-    /// If there is none: a mistake in the test.
-    pub fn remove(&self, name: impl ToString) -> Bytes {
-        let name = name.to_string();
-        self.lock().remove(&name).unwrap_or_else(|| panic!("{name} is not there to be removed"))
-    }
-
-    /// Removes every object whose name begins so.
-    pub fn remove_all(&self, prefix: &str) {
-        self.lock().retain(|name, _| !name.starts_with(prefix));
-    }
-
-    /// Every name below the source's folder, sorted.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// The bytes of an object.
-    ///
-    /// # Panics
-    /// If there is none: a mistake in the test.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Bytes {
-        self.lock().get(name).cloned().unwrap_or_else(|| panic!("{name} is not there"))
-    }
-
-    /// An independent copy.
-    #[must_use]
-    pub fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.lock().clone())))
-    }
-
-    /// A store in memory that holds them as the archive of the source `default`.
-    ///
-    /// # Errors
-    /// When a name is not one of the archive's, so that it could not be put.
-    pub async fn store(&self) -> Result<SourceStore, StoreError> {
-        let store = Store::over(Arc::new(InMemory::new()), "memory://").source(&source_name());
-        let objects = self.lock().clone();
-        for (name, bytes) in objects {
-            let name = ObjectName::parse(&name).unwrap_or_else(|| panic!("{name} is no object's name"));
-            store.put_new(&name, bytes).await?;
-        }
-        Ok(store)
-    }
-
-    /// Writes them as files below a folder, as a `file://` store does.
-    ///
-    /// # Errors
-    /// When the files cannot be written.
-    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
-        for (name, bytes) in self.lock().iter() {
-            let path = folder.join(name);
-            if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent)?;
-            }
-            std::fs::write(path, bytes)?;
-        }
-        Ok(())
-    }
 }
 
 fn source_name() -> crate::layout::SourceName {
