@@ -105,6 +105,16 @@ fn secrets_are_shown_nowhere() {
 }
 
 #[test]
+fn the_last_word_of_an_agent_that_logs_json_is_json() {
+    let arguments =
+        ["agent", "--source", "redis://127.0.0.1:1", "--store", "file:///dev/null/below", "--log-format", "json"];
+    let output = redwind(&[&arguments[..], &["--grpc", "none", "--http", "none"]].concat(), &[]);
+    let text = stderr(&output);
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((output.status.code(), &last["level"]), (Some(5), &"ERROR".into()), "{text}");
+}
+
+#[test]
 fn a_password_in_the_process_list_is_warned_of() {
     const WARNING: &str = "visible in the process list";
     let (_, output) = first_command(&[], &[]);

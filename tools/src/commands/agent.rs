@@ -11,7 +11,7 @@ use redwind_agent::config::{
 };
 
 use crate::archive_args::ArchiveArgs;
-use crate::exit::Status;
+use crate::exit::{self, Status};
 use crate::logging::{self, LogFormat};
 use crate::quantity::{ByteSize, Interval, IntervalError};
 use crate::source_args::SourceArgs;
@@ -214,6 +214,16 @@ impl AgentArgs {
 
 /// Runs the agent until it is told to stop or cannot go on.
 pub(crate) fn run(args: &AgentArgs) -> anyhow::Result<Status> {
-    redwind_agent::app::run(args.config()?)?;
-    Ok(Status::Done)
+    let error = match redwind_agent::app::run(args.config()?) {
+        Ok(()) => return Ok(Status::Done),
+        Err(error) => anyhow::Error::from(error),
+    };
+    match args.log_format {
+        LogFormat::Text => Err(error),
+        // Whoever reads JSON reads nothing else.
+        LogFormat::Json => {
+            tracing::error!("{}", exit::describe(&error));
+            Ok(exit::status_of(&error))
+        }
+    }
 }

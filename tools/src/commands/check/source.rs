@@ -97,7 +97,7 @@ fn role(info: &ServerInfo, replication: &ReplicationInfo) -> Vec<Finding> {
         (Role::Replica, Some(false)) => finding(
             "role",
             Level::Failure,
-            "a replica that has lost its primary: it cannot be followed until the link is up again",
+            "a replica without a link to its primary, lost or still being made: it cannot be followed until that is up",
         ),
         (Role::Replica, _) => {
             let of = replication.master.as_deref().unwrap_or("its primary");
