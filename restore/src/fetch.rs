@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use redwind_archive::chain::ChainError;
 use redwind_archive::chunk::ChunkError;
 use redwind_archive::read::ReadError;
 use redwind_archive::store::StoreError;
@@ -43,14 +44,24 @@ pub enum FetchError {
     #[error(transparent)]
     Segment(#[from] ReadError),
     /// A sound segment that is not the continuation of the one before.
-    #[error("{object} does not continue {before}: {problem}")]
+    #[error("{object} does not continue {before}")]
     Chain {
         /// The later segment.
         object: String,
         /// The one before it.
         before: String,
         /// What does not fit.
-        problem: &'static str,
+        source: ChainError,
+    },
+    /// The first segment begins after the snapshot.
+    #[error("{object} begins at offset {start}, after the snapshot at {snapshot}: what lies between is missing")]
+    AfterSnapshot {
+        /// The segment.
+        object: String,
+        /// Offset at which it begins.
+        start: u64,
+        /// Offset of the snapshot.
+        snapshot: u64,
     },
     /// The segments do not cover the plan.
     #[error("the log ends at offset {end}, before the target at {cut}")]

@@ -4,12 +4,13 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use redwind_archive::chain::Chain;
 use redwind_archive::documents::Marker;
 use redwind_archive::layout::ObjectName;
 use redwind_archive::plan::{RestorePlan, SegmentRef};
 use redwind_archive::position::Offset;
 use redwind_archive::read::{self, ReadError};
-use redwind_archive::segment::{Mark, Segment, SegmentHeader};
+use redwind_archive::segment::{Mark, Segment, SegmentHeader, Trailer};
 use redwind_archive::store::{Advice, SourceStore};
 use redwind_stream::ExpiryRewriter;
 
@@ -32,26 +33,20 @@ pub struct StreamReader {
     /// Offset before the next byte to give out.
     at: Offset,
     cut: Offset,
-    before: Option<Link>,
+    chain: Chain,
+    /// The segment taken last.
+    before: Option<String>,
     rewriter: Option<ExpiryRewriter>,
     ready: VecDeque<StreamPiece>,
     /// The clock offset that the last segment recorded.
     clock_offset: Option<i64>,
 }
 
-/// What the next segment must continue.
-struct Link {
-    object: String,
-    end: Offset,
-    crc32: u32,
-}
-
 /// A segment, checked by itself and decompressed.
 struct Decoded {
     object: String,
     header: SegmentHeader,
-    end: Offset,
-    crc32: u32,
+    trailer: Trailer,
     blocks: Vec<DecodedBlock>,
 }
 
@@ -79,6 +74,7 @@ impl StreamReader {
             store: store.clone(),
             at: plan.snapshot.position.offset,
             cut: plan.cut.offset,
+            chain: Chain::new(),
             before: None,
             rewriter: rewrite.then(ExpiryRewriter::new),
             ready: VecDeque::new(),
@@ -143,32 +139,22 @@ impl StreamReader {
             self.ready.push_back(StreamPiece { piece: block.piece, begins_record });
             begins_record = false;
         }
-        self.before = Some(Link { object: segment.object, end: segment.end, crc32: segment.crc32 });
+        self.before = Some(segment.object);
         Ok(())
     }
 
-    fn check_link(&self, segment: &Decoded) -> Result<(), FetchError> {
+    fn check_link(&mut self, segment: &Decoded) -> Result<(), FetchError> {
         let start = segment.header.start;
-        let Some(before) = &self.before else {
-            return if start <= self.at {
-                Ok(())
-            } else {
-                let before = format!("the snapshot at offset {} in {}", self.at, self.store);
-                Err(FetchError::Chain {
-                    object: segment.object.clone(),
-                    before,
-                    problem: "bytes between them are missing",
-                })
-            };
-        };
-        let problem = if start != before.end {
-            "bytes between them are missing or double"
-        } else if segment.header.predecessor != Some(before.crc32) {
-            "it was written after another segment than that one"
-        } else {
-            return Ok(());
-        };
-        Err(FetchError::Chain { object: segment.object.clone(), before: before.object.clone(), problem })
+        if self.before.is_none() && start > self.at {
+            let object = segment.object.clone();
+            return Err(FetchError::AfterSnapshot { object, start: start.0, snapshot: self.at.0 });
+        }
+        let before = || self.before.clone().unwrap_or_else(|| self.store.to_string());
+        self.chain.push(&segment.header, &segment.trailer).map_err(|source| FetchError::Chain {
+            object: segment.object.clone(),
+            before: before(),
+            source,
+        })
     }
 }
 
@@ -200,7 +186,7 @@ fn decompress(segment: Segment, object: String, with_marks: bool, memory: &Memor
         let (bytes, marks) = content.map_err(|source| ReadError::Damaged { object: object.clone(), source })?;
         blocks.push(DecodedBlock { start: block.start, piece: Piece::new(bytes, memory.clone()), marks });
     }
-    Ok(Decoded { object, header: segment.header, end: segment.trailer.end, crc32: segment.trailer.crc32, blocks })
+    Ok(Decoded { object, header: segment.header, trailer: segment.trailer, blocks })
 }
 
 type Rewritten = Result<(ExpiryRewriter, Bytes), redwind_stream::ExpiryError>;
