@@ -11,6 +11,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use ulid::Ulid;
+use zstd::bulk::Decompressor;
 
 use crate::documents::ChunkEntry;
 use crate::wire::Fields;
@@ -125,11 +126,12 @@ impl ChunkEncoder {
 /// Where the count of RDB bytes stands in the head; zeroes follow up to the payload.
 const RAW_BYTES_AT: usize = 48;
 
-/// Checks a chunk against its name and its manifest, and gives the RDB bytes in it.
+/// Checks a chunk against its name and its manifest, and puts the RDB bytes in it into `out`, in place
+/// of what was there.
 ///
 /// # Errors
-/// [`ChunkError`] says what is wrong with it.
-pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>, ChunkError> {
+/// [`ChunkError`] says what is wrong with it; what is in `out` is void then.
+pub fn decode_into(object: &[u8], id: ChunkId, entry: &ChunkEntry, out: &mut Vec<u8>) -> Result<(), ChunkError> {
     let head = Head::check(object)?;
     if head.id != id {
         return Err(ChunkError::Misplaced(head.id));
@@ -142,8 +144,21 @@ pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>
     }
     let raw = usize::try_from(head.raw).map_err(|_| ChunkError::Payload)?;
     let payload = &object[HEAD_BYTES..object.len() - CHECKSUM_BYTES];
-    let bytes = zstd::bulk::decompress(payload, raw).map_err(|_| ChunkError::Payload)?;
-    if bytes.len() == raw && head.raw == entry.raw { Ok(bytes) } else { Err(ChunkError::Payload) }
+    out.clear();
+    out.reserve(raw);
+    let mut decompressor = Decompressor::new().map_err(|_| ChunkError::Payload)?;
+    let bytes = decompressor.decompress_to_buffer(payload, out).map_err(|_| ChunkError::Payload)?;
+    if bytes == raw && head.raw == entry.raw { Ok(()) } else { Err(ChunkError::Payload) }
+}
+
+/// As [`decode_into`], into memory of its own.
+///
+/// # Errors
+/// [`ChunkError`] says what is wrong with it.
+pub fn decode(object: &Bytes, id: ChunkId, entry: &ChunkEntry) -> Result<Vec<u8>, ChunkError> {
+    let mut bytes = Vec::new();
+    decode_into(object, id, entry, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Checks a chunk by itself, without its manifest: its form and its checksum. Tells which it is.

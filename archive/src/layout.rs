@@ -21,6 +21,10 @@ pub const SEGMENTS_PER_PAGE: u32 = 1000;
 /// one, may be there while one before them is not there yet, or never will be.
 pub const SEGMENTS_UNDER_WAY_MAX: usize = 8;
 
+/// Folders with names that begin so are no sources: in them `redwind check` tries the store, and leaves
+/// something behind where it may not delete.
+pub const TRIAL_PREFIX: &str = "redwind-check-";
+
 /// The name of a source, and of the folder that holds its archive.
 ///
 /// 1 to 64 of `a-z A-Z 0-9 . _ -`, not starting with a dot: safe in every store and shell.

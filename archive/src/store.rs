@@ -68,7 +68,8 @@ impl Store {
         let listing = measured(Operation::List, self.client.list_with_delimiter(Some(&self.root)))
             .await
             .map_err(|source| StoreError::new(Operation::List, self.url.clone(), source))?;
-        let names = listing.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
+        let folders = listing.common_prefixes.iter().filter_map(Path::filename);
+        let names = folders.filter(|name| !name.starts_with(layout::TRIAL_PREFIX)).filter_map(|name| name.parse().ok());
         let mut names: Vec<SourceName> = names.collect();
         names.sort();
         Ok(names)

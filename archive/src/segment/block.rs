@@ -1,8 +1,9 @@
 //! Blocks: the pieces of stream in a segment, each compressed and checked by itself.
 
-use std::io;
+use std::io::{self, Cursor};
 
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 use super::decoder::SegmentError;
 use crate::position::Offset;
@@ -174,15 +175,42 @@ impl Block {
     /// [`SegmentError::Block`] when the payload does not give them.
     pub fn bytes(&self) -> Result<Bytes, SegmentError> {
         if self.codec == CODEC_RAW {
-            let fits = self.payload.len() == self.raw_bytes as usize;
-            return if fits { Ok(self.payload.clone()) } else { Err(SegmentError::Block { at: self.start }) };
+            self.check_length(self.payload.len())?;
+            return Ok(self.payload.clone());
         }
-        let bytes = zstd::bulk::decompress(&self.payload, self.raw_bytes as usize)
-            .map_err(|_| SegmentError::Block { at: self.start })?;
-        if bytes.len() == self.raw_bytes as usize {
-            Ok(Bytes::from(bytes))
+        let mut bytes = Vec::new();
+        let mut decompressor = Decompressor::new().map_err(|_| self.damaged())?;
+        self.append_bytes(&mut decompressor, &mut bytes)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// Appends the stream bytes to `out`: for who reads many blocks, and keeps the memory and the
+    /// decompressor for the next ones.
+    ///
+    /// # Errors
+    /// [`SegmentError::Block`] when the payload does not give them; what `out` ends with is void then.
+    pub fn append_bytes(
+        &self,
+        decompressor: &mut Decompressor<'static>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SegmentError> {
+        let at = out.len();
+        if self.codec == CODEC_RAW {
+            out.extend_from_slice(&self.payload);
         } else {
-            Err(SegmentError::Block { at: self.start })
+            out.reserve(self.raw_bytes as usize);
+            let mut out = Cursor::new(&mut *out);
+            out.set_position(at as u64);
+            decompressor.decompress_to_buffer(&self.payload, &mut out).map_err(|_| self.damaged())?;
         }
+        self.check_length(out.len() - at)
+    }
+
+    fn check_length(&self, found: usize) -> Result<(), SegmentError> {
+        if found == self.raw_bytes as usize { Ok(()) } else { Err(self.damaged()) }
+    }
+
+    fn damaged(&self) -> SegmentError {
+        SegmentError::Block { at: self.start }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redwind_archive::documents::Marker;
-use redwind_archive::layout::{Folder, ObjectName, SourceName};
+use redwind_archive::layout::{Folder, ObjectName, SourceName, TRIAL_PREFIX};
 use redwind_archive::position::Term;
 use redwind_archive::store::{Put, SourceStore, Store, StoreError, StoreUrl};
 use ulid::Ulid;
@@ -29,7 +29,7 @@ pub(super) async fn check(url: &StoreUrl, name: &SourceName) -> Vec<Finding> {
         Ok(store) => store,
         Err(error) => return vec![failure("open", error)],
     };
-    let folder = format!("redwind-check-{}", Ulid::generate());
+    let folder = format!("{TRIAL_PREFIX}{}", Ulid::generate());
     let trial = store.source(&folder.parse().expect("a ULID behind letters is a name"));
     let mut findings = match first_put(&trial).await {
         Ok(finding) => vec![finding],
