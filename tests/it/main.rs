@@ -1,4 +1,12 @@
 //! Stories told on real servers, one module each.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod connecting;
 mod faults;
 mod harness;
+mod manners;
+mod recovering;
+mod restoring;
+mod soundness;
+mod stores;

@@ -196,6 +196,22 @@ impl Dataset {
         self.databases.get(&number)?.keys.get(&Name(key.into()))
     }
 
+    /// What is left without the keys that expire, or of which fields do, here or in `other`; and
+    /// without the digest of all.
+    #[must_use]
+    pub fn lasting(&self, other: &Self) -> Self {
+        let lasts =
+            |entry: &Entry| entry.expires_at.is_none() && entry.fields.values().all(|field| field.expires_at.is_none());
+        let mut lasting = Self { digest: String::new(), ..self.clone() };
+        for (number, database) in &mut lasting.databases {
+            let others = other.databases.get(number);
+            let lasts_there = |name: &Name| others.and_then(|there| there.keys.get(name)).is_none_or(lasts);
+            database.keys.retain(|name, entry| lasts(entry) && lasts_there(name));
+            database.size = database.keys.len() as u64;
+        }
+        lasting
+    }
+
     /// Every difference, one to a line; empty when `actual` is the same within `tolerance`.
     pub fn differences(&self, actual: &Self, tolerance: Tolerance) -> Vec<String> {
         let mut found = Vec::new();

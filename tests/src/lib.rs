@@ -10,6 +10,7 @@
 
 #![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
+pub mod certificates;
 pub mod dataset;
 pub mod fake_primary;
 pub mod faulty_store;
@@ -24,4 +25,5 @@ pub mod redwind;
 pub mod rewrite;
 pub mod server;
 pub mod servers;
+pub mod story;
 pub mod workload;

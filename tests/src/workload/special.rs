@@ -91,5 +91,8 @@ pub(super) fn graphs(w: &mut Workload) -> Vec<Command> {
         6 => format!("MATCH (t:Thing) WHERE t.i = {one} SET t:Old REMOVE t.s"),
         _ => format!("MERGE (:Person {{n: {one}, name: 'person {one}'}})"),
     };
-    vec![command!["SELECT", "0"], command!["GRAPH.QUERY", graph, query]]
+    // a query that changes nothing makes an empty graph where there is none, and no replica hears of
+    // it (FalkorDB 4.18)
+    let made = command!["GRAPH.QUERY", graph, "MERGE (:Root)"];
+    vec![command!["SELECT", "0"], made, command!["GRAPH.QUERY", graph, query]]
 }

@@ -1,0 +1,306 @@
+//! What most stories begin with, a server that an agent follows into an archive; and what they end
+//! with, a restore that is held against what the server had held.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::dataset::{Dataset, Tolerance};
+use crate::mark::Mark;
+use crate::oracle::capture_suspended;
+use crate::poll;
+use crate::process::command;
+use crate::redwind::{Agent, Finished, Stage, StoreAddress, binary, list, restore, verify};
+use crate::server::{Server, ServerOptions};
+use crate::servers::Flavor;
+use crate::workload::Workload;
+
+/// Short, so that no story waits for a flush that is not its subject.
+pub const QUICK: &[&str] = &["--flush-interval", "100ms"];
+
+/// A server whose backlog outlasts whatever a story does while nobody follows it.
+pub fn patient_server(flavor: &Flavor) -> Server {
+    Server::start_with(flavor, ServerOptions::default().config("repl-backlog-size 256mb"))
+}
+
+/// An agent, and its archive in a folder.
+#[derive(Debug)]
+pub struct Following {
+    /// It follows a server.
+    pub agent: Agent,
+    /// Into this.
+    pub store: StoreAddress,
+    flavor: Flavor,
+    folder: TempDir,
+}
+
+impl Following {
+    /// Starts an agent on `server` and waits until everything it holds can be restored.
+    pub fn start(server: &Server) -> Self {
+        Self::start_with(server, QUICK)
+    }
+
+    /// As [`Self::start`], with arguments for the agent.
+    pub fn start_with(server: &Server, more: &[&str]) -> Self {
+        let mut this = Self::start_unready(server, more);
+        this.wait_restorable();
+        this
+    }
+
+    /// As [`Self::start_with`], and does not wait for anything.
+    ///
+    /// # Panics
+    /// When the agent cannot be executed.
+    pub fn start_unready(server: &Server, more: &[&str]) -> Self {
+        Self::start_at(server.flavor(), &server.url(), more)
+    }
+
+    /// As [`Self::start_unready`], on a server at another URL than its own.
+    ///
+    /// # Panics
+    /// When the agent cannot be executed.
+    pub fn start_at(flavor: &Flavor, source: &str, more: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let archive = folder.path().join("archive");
+        std::fs::create_dir(&archive).expect("the folder is new");
+        let store = StoreAddress::folder(&archive);
+        let agent = Agent::start(source, &store, more);
+        Self { agent, store, flavor: flavor.clone(), folder }
+    }
+
+    /// Waits until the agent archives and its history's first snapshot is complete.
+    ///
+    /// # Panics
+    /// When it does not come to it within [`poll::PATIENCE`].
+    pub fn wait_restorable(&mut self) {
+        self.agent.wait_ready();
+        poll::until("something can be restored", || self.agent.offset(Stage::Durable));
+    }
+
+    /// The source's folder in the archive.
+    pub fn archive(&self) -> PathBuf {
+        self.folder.path().join("archive/default")
+    }
+
+    /// A mark on the source, or on the primary that it replicates from.
+    pub fn mark(&self, label: &str, primary: &Server) -> Mark {
+        Mark::take(label, primary, |offset| self.agent.wait_offset(Stage::Received, offset))
+    }
+
+    /// Waits until everything that `server` has sent can be restored.
+    pub fn wait_durable(&self, server: &Server) {
+        self.agent.wait_offset(Stage::Durable, server.cli().offset());
+    }
+
+    /// `redwind list`, the only source's.
+    pub fn list(&self) -> Json {
+        only_source(&self.store)
+    }
+
+    /// Restores both by offset and by time, and holds the outcomes against the mark.
+    pub fn check(&self, mark: &Mark) {
+        check(&self.store, &self.flavor, mark);
+    }
+
+    /// Restores by offset, and holds the outcome against the mark.
+    pub fn check_offset(&self, mark: &Mark) {
+        println!("restoring {} by its offset {}", mark.label, mark.offset);
+        let restored = restored_aof(&self.store, &self.flavor, &format!("offset:{}", mark.offset));
+        assert_restored(mark, &restored.server);
+    }
+
+    /// Restores to any target.
+    pub fn restored(&self, to: &str) -> Restored {
+        restored_aof(&self.store, &self.flavor, to)
+    }
+
+    /// `restore --to TARGET --dry-run`.
+    pub fn plan(&self, to: &str) -> Finished {
+        restore(&self.store, to, &["--dry-run"])
+    }
+
+    /// Fails unless every object is sound.
+    pub fn verify(&self) {
+        let _ = verify(&self.store).expect(0);
+    }
+}
+
+/// What an archive's only source can be restored to.
+pub fn only_source(store: &StoreAddress) -> Json {
+    list(store)["sources"][0].take()
+}
+
+/// Restores both by offset and by time, and holds the outcomes against the mark.
+pub fn check(store: &StoreAddress, flavor: &Flavor, mark: &Mark) {
+    let time = mark.at.to_string();
+    for to in [format!("offset:{}", mark.offset), time.clone()] {
+        println!("restoring {} to {to}", mark.label);
+        if to == time && in_a_blur(store, &time) {
+            // the machine was too busy for the agent to read in time, and it says so
+            let _ = restore(store, &to, &["--dry-run"]).expect(3);
+            continue;
+        }
+        let restored = restored_aof(store, flavor, &to);
+        assert_restored(mark, &restored.server);
+    }
+}
+
+/// Fails with the differences between the mark and a server whose expiry is suspended.
+pub fn assert_restored(mark: &Mark, server: &Server) {
+    let flavor = server.flavor();
+    mark.dataset.assert_same(&capture_suspended(server), Tolerance::of(flavor));
+}
+
+fn in_a_blur(store: &StoreAddress, time: &str) -> bool {
+    let source = only_source(store);
+    let blurs = source["blurs"].as_array().expect("list shows blurs").clone();
+    let edge = |blur: &Json, name: &str| blur[name].as_str().unwrap_or_default().to_owned();
+    // all instants are written alike, with six decimals
+    blurs.iter().any(|blur| edge(blur, "from").as_str() < time && time < edge(blur, "to").as_str())
+}
+
+/// A server on restored files, whose expiry is suspended.
+#[derive(Debug)]
+pub struct Restored {
+    /// The server.
+    pub server: Server,
+    _folder: TempDir,
+}
+
+impl Restored {
+    /// The string under `key` in database 0.
+    pub fn get(&self, key: &str) -> String {
+        crate::server::text(&self.server.cli().command(&["GET", key]))
+    }
+}
+
+/// Restores to an append-only file, and starts a server on it.
+///
+/// # Panics
+/// When it is refused, or leaves anything beside the folder.
+pub fn restored_aof(store: &StoreAddress, flavor: &Flavor, to: &str) -> Restored {
+    let parent = tempfile::tempdir().expect("a temporary folder can be made");
+    let folder = parent.path().join("data");
+    let _ = restore(store, to, &["--aof", path(&folder)]).expect(0);
+    let beside = std::fs::read_dir(parent.path()).expect("the folder is there").count();
+    assert_eq!(beside, 1, "nothing is left beside the folder");
+    Restored { server: Server::start_with(flavor, ServerOptions::restored_aof(&folder)), _folder: parent }
+}
+
+/// Restores to an RDB file, made by the flavor's own program, and starts a server on it.
+///
+/// # Panics
+/// When it is refused.
+pub fn restored_rdb(store: &StoreAddress, flavor: &Flavor, to: &str) -> Restored {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("dump.rdb");
+    let mut more = vec!["--rdb", path(&file), "--engine", path(&flavor.program)];
+    if let Some(module) = &flavor.graph_module {
+        for word in ["--loadmodule", path(module), "CMD_INFO", "no"] {
+            more.extend(["--engine-arg", word]);
+        }
+    }
+    let _ = restore(store, to, &more).expect(0);
+    Restored { server: Server::start_with(flavor, ServerOptions::restored_rdb(folder.path())), _folder: folder }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
+
+/// `redwind restore --serve`, killed when dropped.
+#[derive(Debug)]
+pub struct Serving {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Serving {
+    /// Starts it, for one replica.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start(store: &StoreAddress, to: &str) -> Self {
+        let mut redwind = command(binary());
+        redwind.args(["restore", "--to", to, "--serve", "127.0.0.1:0", "--once", "--json", "--store", &store.url]);
+        redwind.envs(store.env.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = redwind.spawn().expect("the binary can be executed");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> Json {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("stdout can be read");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// A server that replicates from it and has everything. It is not released.
+    pub fn replica(&mut self, flavor: &Flavor) -> Server {
+        let said = self.line();
+        let text = |key: &str| said[key].as_str().unwrap_or_else(|| panic!("no {key} in {said}")).to_owned();
+        let address: SocketAddr = text("address").parse().expect("an address is said");
+        let options = ServerOptions::replica_of(address).config(format!("masterauth {}", text("password")));
+        let replica = Server::start_with(flavor, options);
+        let holder = self.line();
+        assert!(holder["holds_everything"].is_string(), "{holder}");
+        replica
+    }
+
+    /// Waits until it ends by itself, its only replica having left, and fails unless it was content.
+    pub fn wait_end(&mut self) {
+        let status = poll::until("serving ends", || self.child.try_wait().expect("our own child can be waited for"));
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A workload that goes on in a thread until it is stopped.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Workload>,
+}
+
+impl Load {
+    /// Goes on with `workload` on `server`.
+    pub fn start(server: &Server, mut workload: Workload) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let mut cli = server.cli();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                workload.step(&mut cli);
+            }
+            workload
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops it and gives the workload back.
+    ///
+    /// # Panics
+    /// When it has panicked.
+    pub fn stop(self) -> Workload {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the workload is well-formed")
+    }
+}
+
+/// Both datasets without what expires, for servers that cannot be kept from dropping it.
+pub fn assert_lasting_same(expected: &Dataset, actual: &Dataset, flavor: &Flavor) {
+    expected.lasting(actual).assert_same(&actual.lasting(expected), Tolerance::of(flavor));
+}
