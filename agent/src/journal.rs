@@ -26,6 +26,7 @@ mod progress;
 mod recovery;
 mod resume;
 mod sealer;
+mod snapshot_chunks;
 mod snapshot_writer;
 mod spool;
 mod term;
@@ -87,6 +88,8 @@ pub struct JournalTasks {
     sealer_ended: oneshot::Receiver<Result<(), JournalError>>,
     uploader: AbortOnDropHandle<Result<JournalEnd, JournalError>>,
     stop: CancellationToken,
+    drain_deadline: Duration,
+    /// Tells the uploader that its time is up.
     deadline: CancellationToken,
     /// Ends the sealer and the snapshots when the tasks are gone.
     _ended: DropGuard,
@@ -109,6 +112,7 @@ struct Settings {
     spool_bytes_max: u64,
     segment_bytes_max: u64,
     compression_level: i32,
+    drain_deadline: Duration,
 }
 
 impl Journal {
@@ -132,6 +136,7 @@ impl Journal {
             spool_bytes_max: config.spool.bytes_max,
             segment_bytes_max: config.segment_bytes_max,
             compression_level: config.compression_level,
+            drain_deadline: DRAIN_DEADLINE,
         };
         Self::open_with(store, settings, clock, cancel).await
     }
@@ -214,6 +219,7 @@ impl Journal {
             sealer_ended,
             uploader,
             stop: cancel,
+            drain_deadline: settings.drain_deadline,
             deadline,
             _ended: ended.clone().drop_guard(),
             upstream: Arc::clone(&upstream),
@@ -325,7 +331,7 @@ impl JournalTasks {
     /// # Panics
     /// When a part of the journal has panicked.
     pub async fn run(self) -> Result<JournalEnd, JournalError> {
-        let Self { sealer, sealer_ended, mut uploader, stop, deadline, _ended, upstream } = self;
+        let Self { sealer, sealer_ended, mut uploader, stop, drain_deadline, deadline, _ended, upstream } = self;
         let sealed = async {
             match sealer_ended.await {
                 Ok(Ok(())) => std::future::pending().await,
@@ -338,7 +344,7 @@ impl JournalTasks {
         };
         let timed_out = async {
             stop.cancelled().await;
-            tokio::time::sleep(DRAIN_DEADLINE).await;
+            tokio::time::sleep(drain_deadline).await;
             deadline.cancel();
             std::future::pending::<Infallible>().await
         };

@@ -85,7 +85,16 @@ impl ChunkEncoder {
     /// # Errors
     /// When zstd has no memory.
     pub fn begin(id: ChunkId, level: i32) -> io::Result<Self> {
-        let mut object = Vec::with_capacity(1 << 20);
+        Self::begin_in(id, level, Vec::with_capacity(1 << 20))
+    }
+
+    /// Begins a chunk in memory that was used before, such as that of the last one's object
+    /// (`Vec::from` gives it back): buffers of megabytes that come and go leave holes in the heap.
+    ///
+    /// # Errors
+    /// When zstd has no memory.
+    pub fn begin_in(id: ChunkId, level: i32, mut object: Vec<u8>) -> io::Result<Self> {
+        object.clear();
         object.extend(MAGIC);
         object.extend(id.archive.to_bytes());
         object.extend(id.snapshot.to_bytes());
@@ -146,8 +155,7 @@ pub fn decode_into(object: &[u8], id: ChunkId, entry: &ChunkEntry, out: &mut Vec
     let payload = &object[HEAD_BYTES..object.len() - CHECKSUM_BYTES];
     out.clear();
     out.reserve(raw);
-    let mut decompressor = Decompressor::new().map_err(|_| ChunkError::Payload)?;
-    let bytes = decompressor.decompress_to_buffer(payload, out).map_err(|_| ChunkError::Payload)?;
+    let bytes = Decompressor::default().decompress_to_buffer(payload, out).map_err(|_| ChunkError::Payload)?;
     if bytes == raw && head.raw == entry.raw { Ok(()) } else { Err(ChunkError::Payload) }
 }
 

@@ -41,6 +41,7 @@ struct Rig {
     clock: Arc<Clock>,
     segment_bytes_max: u64,
     spool_bytes_max: u64,
+    drain_deadline: Duration,
 }
 
 impl Rig {
@@ -51,6 +52,7 @@ impl Rig {
             clock: Arc::new(Clock::new()),
             segment_bytes_max: 8 << 10,
             spool_bytes_max: 64 << 20,
+            drain_deadline: PATIENCE,
         }
     }
 
@@ -65,6 +67,7 @@ impl Rig {
             spool_bytes_max: self.spool_bytes_max,
             segment_bytes_max: self.segment_bytes_max,
             compression_level: 1,
+            drain_deadline: self.drain_deadline,
         }
     }
 

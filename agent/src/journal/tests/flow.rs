@@ -126,7 +126,7 @@ async fn idle_minutes_are_stored_without_a_look_at_the_term_for_each() {
 
 #[tokio::test]
 async fn an_unreachable_store_does_not_keep_an_agent_from_stopping() {
-    let rig = Rig::new();
+    let rig = Rig { drain_deadline: Duration::from_millis(50), ..Rig::new() };
     let agent = rig.start().await;
     let history = agent.begin(1).await;
     let stream = stream(7, 50_000);
@@ -134,15 +134,16 @@ async fn an_unreachable_store_does_not_keep_an_agent_from_stopping() {
     agent.all_stored().await;
     rig.store.hang();
     agent.feed(&stream, stream.len(), 1_000).await;
-    agent.wait_for(|progress| progress.spooled > position(history, 40_000).offset).await;
+    agent.seal().await;
+    agent.wait_for(|progress| progress.spooled == position(history, stream.len()).offset).await;
     let left = agent.stop().await;
     assert!(left.left_segments > 0 && left.left_bytes > 0, "{left:?}");
     rig.store.answer();
 
     let agent = rig.start().await;
     assert_eq!(agent.journal.resume_point().unwrap().position, position(history, stream.len()));
-    agent.all_stored().await;
-    agent.stop().await;
+    agent.wait_for(|progress| progress.stored == position(history, stream.len()).offset).await;
+    agent.kill().await;
     assert_eq!(rig.stored(history).await, stream);
 }
 
