@@ -6,13 +6,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 use url::Url;
 
 /// Longest time that one request may take; a segment or chunk has at most about 8 MiB.
@@ -134,28 +134,34 @@ impl StoreUrl {
 
 impl Cloud {
     fn client(self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT);
+        // Set one by one, so that what the environment says of proxies and such still holds.
+        let (timeout, limit) = (ClientConfigKey::Timeout, format!("{} s", REQUEST_TIMEOUT.as_secs()));
         let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
         Ok(match self {
             Self::S3 => {
-                let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-                let plain_http = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
-                    .iter()
-                    .any(|name| std::env::var(name).is_ok_and(|url| url.starts_with("http://")));
-                Arc::new(builder.with_client_options(options.with_allow_http(plain_http)).build()?)
+                let builder = AmazonS3Builder::from_env().with_config(AmazonS3ConfigKey::Client(timeout), limit);
+                let plain = plain_http(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]);
+                let builder = if plain { builder.with_allow_http(true) } else { builder };
+                Arc::new(builder.with_bucket_name(bucket).with_retry(retry).build()?)
             }
             Self::Google => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-                Arc::new(builder.with_retry(retry).with_client_options(options).build()?)
+                let builder =
+                    GoogleCloudStorageBuilder::from_env().with_config(GoogleConfigKey::Client(timeout), limit);
+                Arc::new(builder.with_bucket_name(bucket).with_retry(retry).build()?)
             }
             Self::Azure => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-                let emulator =
-                    std::env::var("AZURE_STORAGE_USE_EMULATOR").is_ok_and(|value| value == "true" || value == "1");
-                Arc::new(builder.with_retry(retry).with_client_options(options.with_allow_http(emulator)).build()?)
+                let builder = MicrosoftAzureBuilder::from_env().with_config(AzureConfigKey::Client(timeout), limit);
+                let plain = plain_http(&["AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"]);
+                let builder = if plain { builder.with_allow_http(true) } else { builder };
+                Arc::new(builder.with_container_name(bucket).with_retry(retry).build()?)
             }
         })
     }
+}
+
+/// Whether one of these variables names an endpoint without TLS, which is consent enough.
+fn plain_http(variables: &[&str]) -> bool {
+    variables.iter().any(|name| std::env::var(name).is_ok_and(|url| url.starts_with("http://")))
 }
 
 #[cfg(test)]
