@@ -96,9 +96,9 @@ async fn write_parts(recording: &Recording, folder: &Path, progress: &Progress) 
     make_folder(folder)?;
     let mut base = FileSink::create(&folder.join(BASE))?;
     copy_rdb(recording, &mut base, progress).await?;
-    base.finish().await?;
     let mut increment = FileSink::create(&folder.join(INCREMENT))?;
-    copy_stream(recording, &mut increment, progress).await?;
+    // The disk syncs the base while the stream is fetched.
+    tokio::try_join!(async { Ok(base.finish().await?) }, copy_stream(recording, &mut increment, progress))?;
     increment.finish().await?;
     let mut manifest = FileSink::create(&folder.join(MANIFEST))?;
     let lines = format!("file {BASE} seq 1 type b\nfile {INCREMENT} seq 1 type i\n");

@@ -5,6 +5,7 @@
 //! threads. What an object takes is given back when the last of its bytes is dropped, so memory is
 //! bounded however fast the store is and however slow the consumer.
 
+mod buffers;
 mod rdb;
 mod stream;
 

@@ -179,17 +179,12 @@ impl Block {
             return Ok(self.payload.clone());
         }
         let mut bytes = Vec::new();
-        let mut decompressor = Decompressor::new().map_err(|_| self.damaged())?;
-        self.append_bytes(&mut decompressor, &mut bytes)?;
+        self.append_bytes(&mut Decompressor::default(), &mut bytes)?;
         Ok(Bytes::from(bytes))
     }
 
-    /// Appends the stream bytes to `out`: for who reads many blocks, and keeps the memory and the
-    /// decompressor for the next ones.
-    ///
-    /// # Errors
-    /// [`SegmentError::Block`] when the payload does not give them; what `out` ends with is void then.
-    pub fn append_bytes(
+    /// Appends the stream bytes to `out`.
+    pub(super) fn append_bytes(
         &self,
         decompressor: &mut Decompressor<'static>,
         out: &mut Vec<u8>,

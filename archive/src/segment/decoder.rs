@@ -1,6 +1,7 @@
 //! Reading a segment back, trusting nothing.
 
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 use super::block::{self, Block};
 use super::header::SegmentHeader;
@@ -73,6 +74,15 @@ impl Segment {
     pub fn name(&self) -> SegmentName {
         let time = self.blocks.first().map_or(self.trailer.read_until, Block::first_time);
         SegmentName { start: self.header.start, end: self.trailer.end, time }
+    }
+
+    /// Appends the stream bytes of all blocks to `out`.
+    ///
+    /// # Errors
+    /// [`SegmentError::Block`] when a payload does not give them; what `out` ends with is void then.
+    pub fn append_bytes(&self, out: &mut Vec<u8>) -> Result<(), SegmentError> {
+        let mut decompressor = Decompressor::default();
+        self.blocks.iter().try_for_each(|block| block.append_bytes(&mut decompressor, out))
     }
 
     /// Checks that this is the segment that `name` names.

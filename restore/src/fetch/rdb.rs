@@ -1,13 +1,13 @@
 //! The snapshot's RDB: its chunks in order, each checked against the manifest, the whole against its
 //! own checksum.
 
-use bytes::Bytes;
-use redwind_archive::chunk::{self, ChunkId};
+use redwind_archive::chunk::{self, CHUNK_RAW_BYTES_MAX, ChunkId};
 use redwind_archive::documents::{ChunkEntry, Manifest};
 use redwind_archive::layout::{ManifestName, ObjectName};
 use redwind_archive::store::{Advice, SourceStore};
 use redwind_stream::{RdbCheck, RdbChecksum};
 
+use super::buffers::Buffers;
 use super::{Ahead, FetchError, Memory, Piece, patiently};
 
 /// The bytes of a snapshot's RDB, in order.
@@ -33,8 +33,9 @@ impl RdbReader {
         let jobs = numbered.map(move |(number, entry)| {
             (entry.raw.saturating_add(entry.stored), (ChunkId { archive, snapshot, number }, entry))
         });
-        let from = store.clone();
-        let chunks = Ahead::start(jobs, move |(id, entry), memory| read(from.clone(), id, entry, memory));
+        let (from, buffers) = (store.clone(), Buffers::default());
+        let chunks =
+            Ahead::start(jobs, move |(id, entry), memory| read(from.clone(), buffers.clone(), id, entry, memory));
         let name = ManifestName {
             history: manifest.position.history,
             offset: manifest.position.offset,
@@ -92,17 +93,26 @@ impl RdbReader {
     }
 }
 
-async fn read(store: SourceStore, id: ChunkId, entry: ChunkEntry, memory: Memory) -> Result<Piece, FetchError> {
+async fn read(
+    store: SourceStore,
+    buffers: Buffers,
+    id: ChunkId,
+    entry: ChunkEntry,
+    memory: Memory,
+) -> Result<Piece, FetchError> {
     let name = ObjectName::Chunk(id.snapshot, id.number);
     let getting = patiently(|| store.get(&name), |error| error.advice() == Advice::Retry);
     let object = getting.await.map_err(|error| match error.is_absent() {
         true => FetchError::MissingChunk { object: store.describe(&name) },
         false => FetchError::Store(error),
     })?;
-    let decoded = tokio::task::spawn_blocking(move || chunk::decode(&object, id, &entry));
-    let rdb = decoded
+    let decoding = tokio::task::spawn_blocking(move || {
+        let mut rdb = buffers.take(entry.raw.min(CHUNK_RAW_BYTES_MAX) as usize);
+        chunk::decode_into(&object, id, &entry, &mut rdb).map(|()| buffers.lend(rdb))
+    });
+    let rdb = decoding
         .await
         .map_err(FetchError::Task)?
         .map_err(|source| FetchError::Chunk { object: store.describe(&name), source })?;
-    Ok(Piece::new(Bytes::from(rdb), memory))
+    Ok(Piece::new(rdb, memory))
 }

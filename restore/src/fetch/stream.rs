@@ -14,7 +14,8 @@ use redwind_archive::segment::{Mark, Segment, SegmentHeader, Trailer};
 use redwind_archive::store::{Advice, SourceStore};
 use redwind_stream::ExpiryRewriter;
 
-use super::{Ahead, FetchError, Memory, Piece, patiently};
+use super::buffers::Buffers;
+use super::{Ahead, FetchError, MEMORY_BYTES, Memory, Piece, patiently};
 
 /// Bytes of the stream, in order.
 #[derive(Clone, Debug)]
@@ -66,9 +67,10 @@ impl StreamReader {
             let raw = segment.name.end.since(segment.name.start);
             (segment.stored.saturating_add(raw), segment)
         });
-        let (from, marker) = (store.clone(), plan.marker.clone());
-        let segments =
-            Ahead::start(jobs, move |segment, memory| decode(from.clone(), marker.clone(), segment, rewrite, memory));
+        let (from, marker, buffers) = (store.clone(), plan.marker.clone(), Buffers::default());
+        let segments = Ahead::start(jobs, move |segment, memory| {
+            decode(from.clone(), marker.clone(), buffers.clone(), segment, rewrite, memory)
+        });
         Self {
             segments,
             store: store.clone(),
@@ -161,6 +163,7 @@ impl StreamReader {
 async fn decode(
     store: SourceStore,
     marker: Marker,
+    buffers: Buffers,
     segment: SegmentRef,
     with_marks: bool,
     memory: Memory,
@@ -172,19 +175,28 @@ async fn decode(
     let decoding = tokio::task::spawn_blocking(move || {
         let object = store.describe(&ObjectName::Segment(page.clone(), name));
         let segment = read::decode(&store, &marker, &page, &name, &bytes)?;
-        drop(bytes);
-        decompress(segment, object, with_marks, &memory)
+        decompress(segment, &buffers, object, with_marks, &memory)
     });
     decoding.await.map_err(FetchError::Task)?
 }
 
-fn decompress(segment: Segment, object: String, with_marks: bool, memory: &Memory) -> Result<Decoded, FetchError> {
+fn decompress(
+    segment: Segment,
+    buffers: &Buffers,
+    object: String,
+    with_marks: bool,
+    memory: &Memory,
+) -> Result<Decoded, FetchError> {
+    let damaged = |source| ReadError::Damaged { object: object.clone(), source };
+    let length = segment.trailer.end.since(segment.header.start) as usize;
+    let mut bytes = buffers.take(length.min(MEMORY_BYTES));
+    segment.append_bytes(&mut bytes).map_err(damaged)?;
+    let mut rest = buffers.lend(bytes);
     let mut blocks = Vec::with_capacity(segment.blocks.len());
-    for block in segment.blocks {
-        let marks = if with_marks { block.marks() } else { Ok(Vec::new()) };
-        let content = block.bytes().and_then(|bytes| Ok((bytes, marks?)));
-        let (bytes, marks) = content.map_err(|source| ReadError::Damaged { object: object.clone(), source })?;
-        blocks.push(DecodedBlock { start: block.start, piece: Piece::new(bytes, memory.clone()), marks });
+    for block in &segment.blocks {
+        let marks = if with_marks { block.marks().map_err(damaged)? } else { Vec::new() };
+        let piece = Piece::new(rest.split_to(block.raw_bytes as usize), memory.clone());
+        blocks.push(DecodedBlock { start: block.start, piece, marks });
     }
     Ok(Decoded { object, header: segment.header, trailer: segment.trailer, blocks })
 }
