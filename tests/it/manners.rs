@@ -47,15 +47,11 @@ fn a_stop_without_a_store_keeps_the_spool(flavor: &Flavor) {
     let mut following = Following::start_with(&server, LAZY);
     server.cli().command(&["SET", "key", "kept"]);
     following.agent.wait_offset(Stage::Received, server.cli().offset());
-    // no folder, no archive
-    let (archive, away) = (following.archive(), following.archive().with_file_name("away"));
-    std::fs::rename(&archive, &away).unwrap();
-    std::fs::write(&archive, b"in the way").unwrap();
+    let away = following.take_the_store_away();
     let started = Instant::now();
     assert_eq!(following.agent.stop().code(), Some(0), "{}", following.agent.log());
     assert!(started.elapsed() < 3 * SOON, "it took {:?}", started.elapsed());
-    std::fs::remove_file(&archive).unwrap();
-    std::fs::rename(&away, &archive).unwrap();
+    away.give_back();
     server.kill9();
     following.agent.start_again();
     poll::until_true("what was kept is stored", || {
@@ -131,17 +127,14 @@ fn a_slow_store_costs_the_server_nothing(flavor: &Flavor) {
     let server = Server::start_with(flavor, options);
     let following = Following::start_with(&server, QUICK);
     let mut cli = server.cli();
-    let (archive, away) = (following.archive(), following.archive().with_file_name("away"));
-    std::fs::rename(&archive, &away).unwrap();
-    std::fs::write(&archive, b"in the way").unwrap();
+    let away = following.take_the_store_away();
     let value = "x".repeat(100_000);
     for n in 0..300 {
         cli.command(&["SET", &format!("key:{n}"), &value]);
         following.agent.wait_offset(Stage::Received, cli.offset());
     }
     assert!(following.agent.offset(Stage::Durable).unwrap() < cli.offset(), "the store is away");
-    std::fs::remove_file(&archive).unwrap();
-    std::fs::rename(&away, &archive).unwrap();
+    away.give_back();
     let mark = following.mark("when the store was back", &server);
     following.wait_durable(&server);
     assert_eq!(following.list()["gaps"], Json::Array(Vec::new()));
@@ -149,3 +142,24 @@ fn a_slow_store_costs_the_server_nothing(flavor: &Flavor) {
     following.verify();
 }
 on_each_flavor!(a_slow_store_costs_the_server_nothing: redis_7_0 valkey_9);
+
+/// PINGs alone are not worth an object each: an idle source costs next to nothing.
+fn an_idle_source_makes_few_requests(flavor: &Flavor) {
+    let options = ServerOptions::default().config("repl-ping-replica-period 1");
+    let server = Server::start_with(flavor, options);
+    let following = Following::start(&server);
+    let mut cli = server.cli();
+    cli.command(&["SET", "key", "value"]);
+    following.wait_durable(&server);
+    let stored = || {
+        let metrics = following.agent.metrics();
+        let segments = metrics.iter().find(|(name, _)| name.starts_with("redwind_segments_stored_total"));
+        *segments.expect("segments are counted").1
+    };
+    let (before, offset) = (stored(), cli.offset());
+    // some thirty flush intervals
+    let pings = 3 * b"*1\r\n$4\r\nPING\r\n".len() as u64;
+    following.agent.wait_offset(Stage::Received, offset + pings);
+    assert!(stored() <= before + 1.0, "{before} segments became {}", stored());
+}
+on_each_flavor!(an_idle_source_makes_few_requests: redis_7_0 valkey_9);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redwind_tests::mark::{Mark, now};
 use redwind_tests::oracle::capture_suspended;
-use redwind_tests::proxy::{Ending, Proxy};
+use redwind_tests::proxy::{Ending, Flow, Proxy};
 use redwind_tests::redwind::{Stage, restore};
 use redwind_tests::server::{Server, ServerOptions, array, number};
 use redwind_tests::servers::{Flavor, Vendor, Version};
@@ -52,6 +52,61 @@ fn agent_killed_and_started_again_continues(flavor: &Flavor) {
     following.verify();
 }
 on_each_flavor!(agent_killed_and_started_again_continues: redis_6_2 redis_7_0 redis_8_6 valkey_9 falkordb);
+
+/// kill -9 in the middle of the first snapshot: nothing of it counts, and another one is taken.
+fn agent_killed_during_its_first_snapshot_takes_another(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut cli = server.cli();
+    let mut noise = vec![0; 1 << 20];
+    for n in 0..16 {
+        fastrand::fill(&mut noise);
+        cli.command(&[b"SET".as_slice(), format!("noise:{n}").as_bytes(), &noise]);
+    }
+    let proxy = Proxy::start(server.addr());
+    proxy.set_flow(Flow::Throttle(4 << 20));
+    let mut following = Following::start_at(flavor, &format!("redis://{}", proxy.addr()), QUICK);
+    poll::until_true("the snapshot is under way", || following.snapshot_received().is_some_and(|bytes| bytes > 1e6));
+    cli.command(&["SET", "written", "during the snapshot"]);
+    following.agent.wait_offset(Stage::Received, cli.offset());
+    following.agent.kill9();
+    let _ = following.plan("latest").expect(3);
+    proxy.set_flow(Flow::Free);
+    following.agent.start_again();
+    following.wait_restorable();
+    let mark = following.mark("after the second snapshot", &server);
+    cli.command(&["SET", "one", "more"]);
+    following.wait_durable(&server);
+    following.check(&mark);
+    following.verify();
+}
+on_each_flavor!(agent_killed_during_its_first_snapshot_takes_another: redis_6_2 redis_7_0 valkey_9);
+
+/// A store that is away for longer than the spool lasts: the agent leaves the server alone, and comes
+/// back for what the server still has.
+fn a_full_spool_lets_go_of_the_server(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let small = ["--segment-size", "1MiB", "--spool-size", "32MiB"];
+    let following = Following::start_with(&server, &[QUICK, &small].concat());
+    let mut cli = server.cli();
+    let away = following.take_the_store_away();
+    let mut noise = vec![0; 1 << 20];
+    for n in 0..100 {
+        fastrand::fill(&mut noise);
+        cli.command(&[b"SET".as_slice(), format!("noise:{}", n % 10).as_bytes(), &noise]);
+    }
+    poll::until_true("the agent has left", || server.info("replication", "connected_slaves").as_deref() == Some("0"));
+    let received = following.agent.offset(Stage::Received).unwrap();
+    assert!(received < cli.offset(), "it took no more than the spool holds");
+    away.give_back();
+    following.wait_durable(&server);
+    let mark = following.mark("when the store was back", &server);
+    cli.command(&["SET", "one", "more"]);
+    following.wait_durable(&server);
+    assert_eq!(following.list()["gaps"], Json::Array(Vec::new()));
+    following.check(&mark);
+    following.verify();
+}
+on_each_flavor!(a_full_spool_lets_go_of_the_server: redis_7_0 valkey_9);
 
 /// When the machine of the agent burns down, what WAIT has confirmed is in the store.
 fn what_wait_confirmed_survives_the_loss_of_the_spool(flavor: &Flavor) {

@@ -78,18 +78,13 @@ fn writes_during_the_snapshot_are_restorable(flavor: &Flavor) {
     let proxy = Proxy::start(server.addr());
     proxy.set_flow(Flow::Throttle(4 << 20));
     let mut following = Following::start_at(flavor, &format!("redis://{}", proxy.addr()), QUICK);
-    let transferred = |following: &Following| {
-        let metrics = following.agent.metrics();
-        let bytes = metrics.iter().find(|(name, _)| name.starts_with("redwind_snapshot_received_bytes"));
-        bytes.map(|(_, bytes)| *bytes).filter(|bytes| bytes.is_finite())
-    };
-    poll::until_true("the snapshot is under way", || transferred(&following).is_some_and(|bytes| bytes > 1e6));
+    poll::until_true("the snapshot is under way", || following.snapshot_received().is_some_and(|bytes| bytes > 1e6));
     let mut marks = Vec::new();
     for n in 1..=2 {
         workload.run(&mut cli, 20);
         marks.push(following.mark(&format!("number {n} during the snapshot"), &server));
     }
-    assert!(transferred(&following).is_some(), "the snapshot is still under way");
+    assert!(following.snapshot_received().is_some(), "the snapshot is still under way");
     proxy.set_flow(Flow::Free);
     following.wait_restorable();
     marks.push(following.mark("when the snapshot was complete", &server));

@@ -7,7 +7,7 @@ use std::process::Command;
 use redwind_tests::mark::Mark;
 use redwind_tests::redwind::{Agent, restore, verify};
 use redwind_tests::server::{Server, ServerOptions};
-use redwind_tests::servers::{Flavor, skip};
+use redwind_tests::servers::{Flavor, skip_without};
 use redwind_tests::story::{Following, QUICK, assert_restored, patient_server};
 use redwind_tests::workload::Workload;
 use redwind_tests::{on_each_flavor, poll};
@@ -150,12 +150,12 @@ fn the_older_of_two_agents_is_fenced(flavor: &Flavor) {
 }
 on_each_flavor!(the_older_of_two_agents_is_fenced: redis_7_0 valkey_9);
 
-/// A reader of a hundred lines, written from the format's description alone, comes to the same.
+/// A reader in Python, written from the format's description alone, comes to the same.
 fn python_decoder_agrees(flavor: &Flavor) {
     let python = std::env::var("REDWIND_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let usable = Command::new(&python).args(["-c", "import zstandard"]).output();
     if !usable.is_ok_and(|output| output.status.success()) {
-        return skip("python3 with the package zstandard", "python_decoder_agrees");
+        return skip_without("zstandard for python3", "tests/run.sh", "python_decoder_agrees");
     }
     let server = patient_server(flavor);
     let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));

@@ -177,7 +177,12 @@ pub fn tell(identifier: &str, story: &str, told: fn(&Flavor)) {
 
 /// Says that `story` is skipped because the server `name` is not on this machine.
 pub fn skip(name: &str, story: &str) {
-    let line = format!("skipped {name}: not installed; get it with tests/servers/get-servers.sh {name}");
+    skip_without(name, &format!("tests/servers/get-servers.sh {name}"), story);
+}
+
+/// Says that `story` is skipped because `name` is not on this machine, and what gets it.
+pub fn skip_without(name: &str, remedy: &str, story: &str) {
+    let line = format!("skipped {name}: not installed; get it with {remedy}");
     // past the capture of the test runner, which shows nothing of a test that passes
     writeln!(std::io::stderr(), "{story}: {line}").ok();
     report(&line, story);

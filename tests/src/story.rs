@@ -84,6 +84,26 @@ impl Following {
         poll::until("something can be restored", || self.agent.offset(Stage::Durable));
     }
 
+    /// Bytes received of the snapshot under way, if one is.
+    pub fn snapshot_received(&self) -> Option<f64> {
+        let metrics = self.agent.metrics();
+        let (_, bytes) = metrics.iter().find(|(name, _)| name.starts_with("redwind_snapshot_received_bytes"))?;
+        bytes.is_finite().then_some(*bytes)
+    }
+
+    /// Makes every request to the store fail until it is given back.
+    ///
+    /// # Panics
+    /// When the folder cannot be moved.
+    pub fn take_the_store_away(&self) -> StoreAway {
+        let archive = self.archive();
+        let away = archive.with_file_name("away");
+        std::fs::rename(&archive, &away).expect("it is there");
+        // no folder can be made in its place
+        std::fs::write(&archive, b"in the way").expect("nothing is there");
+        StoreAway { archive, away }
+    }
+
     /// The source's folder in the archive.
     pub fn archive(&self) -> PathBuf {
         self.folder.path().join("archive/default")
@@ -129,6 +149,24 @@ impl Following {
     /// Fails unless every object is sound.
     pub fn verify(&self) {
         let _ = verify(&self.store).expect(0);
+    }
+}
+
+/// An archive that has been moved away.
+#[derive(Debug)]
+pub struct StoreAway {
+    archive: PathBuf,
+    away: PathBuf,
+}
+
+impl StoreAway {
+    /// Moves it back.
+    ///
+    /// # Panics
+    /// When it cannot be moved.
+    pub fn give_back(self) {
+        std::fs::remove_file(&self.archive).expect("it is in the way");
+        std::fs::rename(&self.away, &self.archive).expect("it was there");
     }
 }
 
