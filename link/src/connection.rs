@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use redwind_stream::encode_command;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -211,8 +212,7 @@ impl Connection {
     }
 
     async fn write(&mut self, args: &[&[u8]]) -> Result<(), LinkError> {
-        let mut wire = BytesMut::new();
-        encode_command(args, &mut wire);
+        let wire = encode_command(args);
         let outcome = async {
             self.transport.write_all(&wire).await?;
             self.transport.flush().await
@@ -244,16 +244,6 @@ impl Connection {
 
     fn timed_out(&self, waiting_for: String, after: Duration) -> LinkError {
         LinkError::Timeout { address: self.address.clone(), waiting_for, after }
-    }
-}
-
-/// Appends a command in the form that servers read: an array of bulk strings.
-pub fn encode_command(args: &[&[u8]], wire: &mut BytesMut) {
-    wire.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
-    for arg in args {
-        wire.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        wire.extend_from_slice(arg);
-        wire.extend_from_slice(b"\r\n");
     }
 }
 

@@ -15,7 +15,7 @@ mod transport;
 mod url;
 mod version;
 
-pub use connection::{Connection, encode_command};
+pub use connection::Connection;
 pub use error::{AuthRefusal, LinkError, sanitised};
 pub use info::{InfoError, Module, ReplicationInfo, Role, ServerInfo, ServerKind};
 pub use reply::{REPLY_BYTES_MAX, Reply};

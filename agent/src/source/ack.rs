@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redwind_archive::position::{HistoryId, Offset};
-use redwind_link::encode_command;
+use redwind_stream::encode_command;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -101,11 +101,10 @@ impl<W: AsyncWrite + Unpin> Acknowledger<W> {
     async fn send(&mut self, offset: Offset) -> io::Result<()> {
         let number = offset.to_string();
         let number = number.as_bytes();
-        let mut wire = bytes::BytesMut::new();
-        match self.fack {
-            true => encode_command(&[b"REPLCONF", b"ACK", number, b"FACK", number], &mut wire),
-            false => encode_command(&[b"REPLCONF", b"ACK", number], &mut wire),
-        }
+        let wire = match self.fack {
+            true => encode_command(&[b"REPLCONF", b"ACK", number, b"FACK", number]),
+            false => encode_command(&[b"REPLCONF", b"ACK", number]),
+        };
         self.writer.write_all(&wire).await?;
         self.writer.flush().await
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use redwind_link::encode_command;
+use redwind_stream::encode_command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -93,8 +93,7 @@ impl FakePrimary {
 
     pub(super) fn write(&self, args: &[&str]) -> u64 {
         let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-        let mut wire = bytes::BytesMut::new();
-        encode_command(&args, &mut wire);
+        let wire = encode_command(&args);
         self.change(|server| {
             server.backlog.extend_from_slice(&wire);
             server.offset()

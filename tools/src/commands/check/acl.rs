@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use redwind_link::{Connection, LinkError, ReplicationInfo, ServerUrl, encode_command};
+use redwind_link::{Connection, LinkError, ReplicationInfo, ServerUrl};
+use redwind_stream::encode_command;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::finding::{Finding, Level, Subject};
@@ -109,9 +109,7 @@ async fn psync(probe: Connection, replication: &ReplicationInfo, timeout: Durati
     let address = probe.address().clone();
     let next = replication.master_repl_offset.saturating_add(1).to_string();
     let psync: [&[u8]; 3] = [b"PSYNC", replication.master_replid.as_bytes(), next.as_bytes()];
-    let mut wire = BytesMut::new();
-    encode_command(&[b"PING"], &mut wire);
-    encode_command(&psync, &mut wire);
+    let wire = [encode_command(&[b"PING"]), encode_command(&psync)].concat();
     let (mut stream, mut answers) = probe.into_stream();
     let exchange = async {
         stream.write_all(&wire).await?;
