@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use crate::process::Process;
 use crate::server::free_port;
 
-/// The gauge that tells up to which replication offset the archive is durable.
+/// The gauge that tells up to which replication offset the archive can be restored; NaN before the first
+/// snapshot.
 const DURABLE_OFFSET: &str = "redwind_durable_offset";
 /// An endpoint that is silent this long has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -102,7 +103,8 @@ impl Agent {
     pub fn durable_offset(&mut self) -> Result<Option<u64>> {
         self.process.expect_running()?;
         let Ok(metrics) = get(self.http, "/metrics") else { return Ok(None) };
-        Ok(gauge(&metrics, DURABLE_OFFSET).map(|v| v as u64).filter(|&v| v > 0))
+        // 0 is an offset too: that of a server which has not been written to.
+        Ok(gauge(&metrics, DURABLE_OFFSET).filter(|v| v.is_finite()).map(|v| v as u64))
     }
 
     /// Stops it as a supervisor would.

@@ -39,6 +39,8 @@ enum Scenario {
     Restore,
     /// From a write to its being durable
     Latency,
+    /// A month's catalog and a plan over it
+    Planning,
     /// All of them
     All,
     /// Read and forget a replication stream (what the scenarios start as the floor)
@@ -64,6 +66,7 @@ impl Scenario {
             Self::Memory => vec![scenario::memory::run],
             Self::Restore => vec![scenario::restore::run],
             Self::Latency => vec![scenario::latency::run],
+            Self::Planning => vec![scenario::planning::run],
             Self::All => {
                 let all = [
                     Self::Ingest,
@@ -73,6 +76,7 @@ impl Scenario {
                     Self::Memory,
                     Self::Restore,
                     Self::Latency,
+                    Self::Planning,
                 ];
                 all.iter().flat_map(Self::runs).collect()
             }

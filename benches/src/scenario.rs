@@ -4,6 +4,7 @@ pub mod ingest;
 pub mod latency;
 pub mod memory;
 pub mod paired;
+pub mod planning;
 pub mod restore;
 pub mod small_writes;
 pub mod snapshot;
