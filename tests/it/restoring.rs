@@ -76,7 +76,7 @@ fn writes_during_the_snapshot_are_restorable(flavor: &Flavor) {
     }
     workload.run(&mut cli, 100);
     let proxy = Proxy::start(server.addr());
-    proxy.set_flow(Flow::Throttle(4 << 20));
+    proxy.set_flow(Flow::Throttle(2 << 20));
     let mut following = Following::start_at(flavor, &format!("redis://{}", proxy.addr()), QUICK);
     poll::until_true("the snapshot is under way", || following.snapshot_received().is_some_and(|bytes| bytes > 1e6));
     let mut marks = Vec::new();
@@ -141,6 +141,10 @@ fn a_snapshot_can_be_asked_for(flavor: &Flavor) {
     poll::until_true("both snapshots are listed", || {
         following.list()["snapshots"].as_array().is_some_and(|snapshots| snapshots.len() == 2)
     });
+    let status = following.agent.status().unwrap();
+    let source = &status["sources"][0];
+    assert!(source["durable"]["offset"].as_u64() >= Some(second.offset), "{status}");
+    assert!(source["last_snapshot"].is_object() && source["gaps"] == 0, "{status}");
     following.check(&mark);
     following.check(&second);
     following.verify();

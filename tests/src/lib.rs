@@ -3,7 +3,8 @@
 //! The harness starts real servers ([`server`]), drives a workload on them ([`workload`]), describes
 //! what they hold without any of redwind's own code ([`oracle`]), and stands where faults come from:
 //! a network between two peers ([`proxy`]), a primary that misbehaves ([`fake_primary`]), an object
-//! store that does ([`faulty_store`]). The stories told with it are the modules of `tests/it`.
+//! store that does ([`faulty_store`]). The stories told with it are the modules of `tests/it`; most of
+//! them begin and end in [`story`].
 //!
 //! Everything but the object store is blocking: a story reads from top to bottom, and none of it
 //! shares a runtime with the code under test.
