@@ -14,7 +14,7 @@
 //! - a file leaves the spool only when its content counts as stored, so that kill -9 at any point
 //!   loses nothing that was reported;
 //! - memory stays bounded whatever the store does: the queue is 4 MiB, the sealer holds one batch, the
-//!   uploader at most 16 MiB; everything else lies on disk, up to the spool's limit.
+//!   uploader at most 8 MiB; everything else lies on disk, up to the spool's limit.
 
 mod entry;
 mod error;
