@@ -52,7 +52,7 @@ report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 say "Testing"
 status=0
-REDWIND_TEST_REPORT=$report cargo test --workspace --locked "$@" || status=$?
+REDWIND_TEST_REPORT=$report cargo test --workspace --locked --no-fail-fast "$@" || status=$?
 
 # lines: "used NAME VERSION<TAB>STORY" and "skipped NAME: WHY<TAB>STORY"
 say "Servers"
