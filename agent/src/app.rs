@@ -244,9 +244,10 @@ impl App {
         info!("stopped{}", if end.left_segments == 0 { "; everything that was received is stored" } else { "" });
         match failure {
             Some(error) => Err(error),
+            // Also the journal, which ends when the follower has: either may be noticed first.
+            None if told => Ok(()),
             None if journal_ended_early => Err(AgentError::Ended("the journal")),
-            None if !told => Err(AgentError::Ended("the follower of the source")),
-            None => Ok(()),
+            None => Err(AgentError::Ended("the follower of the source")),
         }
     }
 }
