@@ -41,8 +41,10 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(seen_empty: Moment) -> Self {
-        Self { seen_empty, late_since: None }
+    /// A session that `continues` a history begins late, however short the absence: what is read
+    /// first may have been read before, at its true time, by an agent that was killed with it.
+    pub(super) fn new(seen_empty: Moment, continues: bool) -> Self {
+        Self { seen_empty, late_since: continues.then_some(seen_empty.time) }
     }
 
     /// Everything that arrived before `now` has been read.
@@ -76,7 +78,7 @@ mod tests {
     #[test]
     fn bytes_are_late_from_the_last_empty_moment_until_the_next() {
         let start = Instant::now();
-        let mut attention = Attention::new(moment(start, 0));
+        let mut attention = Attention::new(moment(start, 0), false);
         assert_eq!(attention.read(moment(start, 500)), None);
         assert_eq!(attention.read(moment(start, 501)), Some(Timestamp(1_000_000)));
         assert_eq!(attention.read(moment(start, 502)), Some(Timestamp(1_000_000)));
@@ -85,9 +87,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_continued_session_reads_first_is_late_however_short_the_absence() {
+        let start = Instant::now();
+        let mut attention = Attention::new(moment(start, 0), true);
+        assert_eq!(attention.read(moment(start, 20)), Some(Timestamp(1_000_000)));
+        attention.empty(moment(start, 21));
+        assert_eq!(attention.read(moment(start, 40)), None);
+    }
+
+    #[test]
     fn a_sleep_of_the_machine_shows_in_the_wall_clock_alone() {
         let start = Instant::now();
-        let mut attention = Attention::new(moment(start, 0));
+        let mut attention = Attention::new(moment(start, 0), false);
         let woken = Moment { instant: start, time: Timestamp(9_000_000) };
         assert_eq!(attention.read(woken), Some(Timestamp(1_000_000)));
     }

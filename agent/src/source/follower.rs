@@ -385,11 +385,11 @@ impl Follower {
         };
         let acknowledging = AbortOnDropHandle::new(tokio::spawn(acknowledger.run(session.clone())));
         let _monitoring = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
-        let framer = match attachment.course {
-            Course::Begin { .. } => Framer::new(None).state(),
-            Course::Continue => point.framer,
+        let (framer, continues) = match attachment.course {
+            Course::Begin { .. } => (Framer::new(None).state(), false),
+            Course::Continue => (point.framer, true),
         };
-        let start = SessionStart { history, offset, framer, seen_empty: attachment.seen_empty };
+        let start = SessionStart { history, offset, framer, seen_empty: attachment.seen_empty, continues };
         let log = LogReader::new(self.context.clone(), &self.sender, signals, probe, session.clone(), start);
         let ended = log.follow(reader, attachment.early, cancel).await?;
         if matches!(ended, Ended::ServerExits) {

@@ -94,6 +94,8 @@ pub(super) struct SessionStart {
     pub(super) framer: FramerState,
     /// When everything before `offset` was known to be all.
     pub(super) seen_empty: Moment,
+    /// The session goes on with a history that an earlier one followed.
+    pub(super) continues: bool,
 }
 
 /// See the module.
@@ -141,7 +143,7 @@ impl<'a> LogReader<'a> {
         Self {
             schedule: FlushSchedule::new(context.flush_interval, context.getack_interval, now.instant),
             collector: Collector::new(start.offset, start.framer, now, sender.buffer()),
-            attention: Attention::new(start.seen_empty),
+            attention: Attention::new(start.seen_empty, start.continues),
             history: start.history,
             last_read: now.instant,
             unsealed: false,

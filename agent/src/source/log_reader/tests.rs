@@ -63,7 +63,7 @@ impl Rig {
         };
         let now = Moment::now(&clock);
         let seen_empty = Moment { time: now.time.before(absence), ..now };
-        let start = SessionStart { history: history(), offset, framer, seen_empty };
+        let start = SessionStart { history: history(), offset, framer, seen_empty, continues: false };
         let (signals, session, stop) = (MonitorSignals::new(), CancellationToken::new(), CancellationToken::new());
         let (server, stream) = duplex(1 << 20);
         let probe = SocketProbe::none();
