@@ -26,7 +26,8 @@ fn a_replica_is_the_same(flavor: &Flavor) {
         primary.go_on();
     }
 }
-on_each_flavor!(a_replica_is_the_same: every);
+// Not FalkorDB 4.18, whose own replicas differ now and then.
+on_each_flavor!(a_replica_is_the_same: redis_6_2 redis_7_0 redis_7_2 redis_7_4 redis_8_0 redis_8_6 valkey_8_0 valkey_8_1 valkey_9);
 
 /// Takes a mark and stops the primary, so that the replica hears of nothing that expires later.
 fn mark_and_freeze(label: &str, primary: &Server, replica: &Server) -> Mark {
