@@ -203,6 +203,34 @@ impl ManifestName {
     }
 }
 
+/// The name of an entry of the audit log, which sorts by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuditName {
+    /// When it was written.
+    pub time: Timestamp,
+    /// The entry.
+    pub entry: Ulid,
+}
+
+impl fmt::Display for AuditName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016}-{}", self.time.0, self.entry)
+    }
+}
+
+impl Serialize for AuditName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl AuditName {
+    fn parse(text: &str) -> Option<Self> {
+        let (time, entry) = text.split_once('-')?;
+        Some(Self { time: Timestamp(digits(time, 16)?), entry: Ulid::from_string(entry).ok()? })
+    }
+}
+
 /// The name of any object below a source's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectName {
@@ -218,6 +246,8 @@ pub enum ObjectName {
     Chunk(Ulid, u32),
     /// `snapshot/<manifest>`: a complete snapshot.
     Manifest(ManifestName),
+    /// `audit/<entry>`: something that was done.
+    Audit(AuditName),
 }
 
 impl fmt::Display for ObjectName {
@@ -229,6 +259,7 @@ impl fmt::Display for ObjectName {
             Self::Segment(page, segment) => write!(f, "log/{page}/{segment}"),
             Self::Chunk(snapshot, number) => write!(f, "chunk/{snapshot}/{number:08}"),
             Self::Manifest(manifest) => write!(f, "snapshot/{manifest}"),
+            Self::Audit(name) => write!(f, "audit/{name}"),
         }
     }
 }
@@ -257,6 +288,7 @@ impl ObjectName {
                 Some(Self::Chunk(Ulid::from_string(snapshot).ok()?, number))
             }
             "snapshot" => ManifestName::parse(rest).map(Self::Manifest),
+            "audit" => AuditName::parse(rest).map(Self::Audit),
             _ => None,
         }
     }
@@ -279,6 +311,8 @@ pub enum Folder {
     ChunkFolders,
     /// The chunks of one snapshot.
     Chunks(Ulid),
+    /// The whole audit log.
+    Audit,
 }
 
 impl fmt::Display for Folder {
@@ -291,6 +325,7 @@ impl fmt::Display for Folder {
             Self::Manifests => write!(f, "snapshot"),
             Self::ChunkFolders => write!(f, "chunk"),
             Self::Chunks(snapshot) => write!(f, "chunk/{snapshot}"),
+            Self::Audit => write!(f, "audit"),
         }
     }
 }
@@ -337,6 +372,8 @@ mod tests {
             ulids().prop_map(|id| ObjectName::History(HistoryId(id))),
             (page, segment).prop_map(|(page, segment)| ObjectName::Segment(page, segment)),
             (ulids(), 0..=99_999_999_u32).prop_map(|(id, n)| ObjectName::Chunk(id, n)),
+            (times.clone(), ulids())
+                .prop_map(|(time, entry)| { ObjectName::Audit(AuditName { time: Timestamp(time), entry }) }),
             (ulids(), offsets, times, ulids()).prop_map(|(history, offset, time, snapshot)| {
                 ObjectName::Manifest(ManifestName {
                     history: HistoryId(history),

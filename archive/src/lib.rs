@@ -5,8 +5,9 @@
 //!
 //! From the inside out: [`position`] and [`time`] say where and when; [`document`], [`documents`],
 //! [`segment`] and [`chunk`] are the objects; [`layout`] names them; [`store`] keeps them;
-//! [`catalog`] knows what there is; [`plan`] finds the way to a target.
+//! [`catalog`] knows what there is; [`plan`] finds the way to a target; [`audit`] keeps who restored what.
 
+pub mod audit;
 pub mod catalog;
 pub mod chain;
 pub mod chunk;

@@ -16,7 +16,7 @@ use ulid::Ulid;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::documents::Marker;
-use crate::layout::{ManifestName, ObjectName, PageName};
+use crate::layout::{AuditName, ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
 
@@ -89,7 +89,8 @@ impl Report {
 /// What the objects cannot show is the loss of the newest ones, behind which nothing refers to them:
 /// the end of the log, the newest term, a history without log and snapshot, a manifest. Of the log's
 /// end, that is what lies behind its last joined segment, as long as no more than
-/// [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned.
+/// [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned. Nor is an
+/// entry of the audit log missed.
 ///
 /// # Errors
 /// When there is no archive, or the store cannot be read. Damage is no error: see [`Report`].
@@ -112,6 +113,7 @@ pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Sen
         log::check(store, &catalog.marker, history, expired_below, &mut writers, &mut report, &mut progress).await?;
     }
     snapshot::check_all(store, &catalog, &objects, &mut report, &mut progress).await?;
+    documents::check_audit(store, &catalog.marker, &objects.audit, &mut report).await?;
     if report.foreign > 0 && report.segments + report.snapshots == 0 {
         report.damage(&ObjectName::Marker, "it is of another archive than everything else here");
     }
@@ -127,13 +129,14 @@ struct Objects {
     pages: BTreeMap<String, PageName>,
     chunks: BTreeSet<(Ulid, u32)>,
     manifests: Vec<ManifestName>,
+    audit: Vec<AuditName>,
     has_marker: bool,
 }
 
 impl Objects {
     fn is_empty(&self) -> bool {
         let none = self.terms.is_empty() && self.histories.is_empty() && self.pages.is_empty();
-        none && self.chunks.is_empty() && self.manifests.is_empty() && !self.has_marker
+        none && self.chunks.is_empty() && self.manifests.is_empty() && self.audit.is_empty() && !self.has_marker
     }
 
     fn add(&mut self, name: ObjectName) {
@@ -144,6 +147,7 @@ impl Objects {
             ObjectName::Segment(page, _) => drop(self.pages.insert(page.to_string(), page)),
             ObjectName::Chunk(snapshot, number) => drop(self.chunks.insert((snapshot, number))),
             ObjectName::Manifest(manifest) => self.manifests.push(manifest),
+            ObjectName::Audit(name) => self.audit.push(name),
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::FutureExt;
 use ulid::Ulid;
 
 use super::{Objects, Report, describe};
+use crate::audit;
 use crate::catalog::read_history;
-use crate::documents::{HistoryStart, TermClaim};
-use crate::layout::ObjectName;
+use crate::concurrent;
+use crate::documents::{HistoryStart, Marker, TermClaim};
+use crate::layout::{AuditName, ObjectName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
 
@@ -40,6 +43,32 @@ pub(super) async fn check_terms(
         }
     }
     Ok(writers)
+}
+
+/// Checks every entry of the audit log.
+pub(super) async fn check_audit(
+    store: &SourceStore,
+    marker: &Marker,
+    names: &[AuditName],
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let problems = names.iter().map(|name| {
+        let problem = async move {
+            match audit::read_entry(store, marker.archive, *name).await {
+                Ok(_) => Ok(None),
+                Err(error) if error.is_damage() => Ok(Some(describe(&error))),
+                Err(error) => Err(error),
+            }
+        };
+        problem.boxed()
+    });
+    for (name, problem) in names.iter().zip(concurrent::all(problems.collect()).await?) {
+        report.read(0);
+        if let Some(problem) = problem {
+            report.damage(&ObjectName::Audit(*name), problem);
+        }
+    }
+    Ok(())
 }
 
 /// Checks the document of every history that is spoken of; gives those that are sound.

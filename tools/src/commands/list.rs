@@ -1,4 +1,6 @@
-//! `redwind list`: what can be restored.
+//! `redwind list`: what can be restored, and with `--audit` what was done with the archive.
+
+mod audit;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -19,7 +21,15 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
 
-    /// Print JSON: per source the arrays windows, blurs, gaps, snapshots and histories
+    /// Show the audit log instead: who restored what to where, and what else was done by hand
+    ///
+    /// An entry says what its writer knew of itself. Restores with credentials that may only read have
+    /// none.
+    #[arg(long)]
+    audit: bool,
+
+    /// Print JSON: per source the arrays windows, blurs, gaps, snapshots and histories; with --audit the
+    /// array audit
     #[arg(long)]
     json: bool,
 }
@@ -36,6 +46,9 @@ struct Listing {
 }
 
 pub(crate) async fn run(args: ListArgs) -> anyhow::Result<Status> {
+    if args.audit {
+        return audit::run(&args.archive, args.json).await;
+    }
     let mut listings = Vec::new();
     for store in args.archive.open_all().await? {
         listings.push(listing(&store).await?);

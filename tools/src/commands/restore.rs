@@ -1,5 +1,6 @@
 //! `redwind restore`: plan, say what will be restored, and do it.
 
+mod audit;
 mod bar;
 mod deliver;
 mod report;
@@ -21,6 +22,7 @@ use crate::archive_args::ArchiveArgs;
 use crate::exit::{Status, UsageError};
 use crate::target;
 
+use audit::AuditLog;
 use report::Report;
 
 const TARGET_HELP: &str = "\
@@ -36,6 +38,7 @@ Targets:
 ///
 /// Exactly one destination is given: an append-only file or an RDB file that a server starts from, a
 /// running server, or any server that comes and replicates. Nothing appears there before it is whole.
+/// The restore is entered into the archive's audit log, if these credentials may put there.
 #[derive(clap::Args)]
 #[command(after_help = TARGET_HELP)]
 pub(crate) struct RestoreArgs {
@@ -181,8 +184,9 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
         None => report.print_plan(args.json)?,
         Some(destination) => {
             report.announce()?;
+            let audit = AuditLog::new(store.clone(), &plan, &args.to);
             let recording = Recording::new(store, plan);
-            deliver::deliver(&args, destination, &recording, &mut report).await?;
+            deliver::deliver(&args, destination, &recording, &audit, &mut report).await?;
             report.print_outcome(args.json)?;
         }
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context as _;
+use redwind_archive::audit::Destination as Kind;
 use redwind_link::ServerUrl;
 use redwind_restore::aof::{self, AofDestination};
 use redwind_restore::engine::EngineChoice;
@@ -16,6 +17,7 @@ use redwind_restore::{Progress, Recording, RestoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::audit::AuditLog;
 use super::report::{Delivered, Report};
 use super::{Destination, RestoreArgs, bar};
 use crate::exit::UsageError;
@@ -24,71 +26,105 @@ pub(super) async fn deliver(
     args: &RestoreArgs,
     destination: Destination,
     recording: &Recording,
+    audit: &AuditLog,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let progress = Progress::default();
+    let delivery = Delivery { args, recording, audit, progress: Progress::default() };
     let delivered = match destination {
-        Destination::Aof(folder) => to_aof(args, &folder, recording, &progress).await?,
-        Destination::Rdb(file) => to_rdb(args, &file, recording, &progress).await?,
-        Destination::Into(server) => to_server(args, server, recording, &progress).await?,
-        Destination::Serve(address) => serve(args, address, recording, &progress).await?,
+        Destination::Aof(folder) => delivery.to_aof(&folder).await?,
+        Destination::Rdb(file) => delivery.to_rdb(&file).await?,
+        Destination::Into(server) => delivery.to_server(server).await?,
+        Destination::Serve(address) => delivery.serve(address).await?,
     };
-    report.delivered(delivered, &progress);
+    report.delivered(delivered, &delivery.progress);
     Ok(())
 }
 
-async fn to_aof(
-    args: &RestoreArgs,
-    folder: &Path,
-    recording: &Recording,
-    progress: &Progress,
-) -> anyhow::Result<Delivered> {
-    let to = AofDestination::check(folder, args.force).map_err(RestoreError::from)?;
-    let writing = unless_interrupted(aof::write(recording, to, progress));
-    bar::while_shown(progress, recording, writing).await?;
-    Ok(Delivered::Aof { folder: std::path::absolute(folder)? })
+/// One recording on its way to one destination.
+struct Delivery<'a> {
+    args: &'a RestoreArgs,
+    recording: &'a Recording,
+    audit: &'a AuditLog,
+    progress: Progress,
 }
 
-async fn to_rdb(
-    args: &RestoreArgs,
-    file: &Path,
-    recording: &Recording,
-    progress: &Progress,
-) -> anyhow::Result<Delivered> {
-    let choice = EngineChoice { program: args.how.engine.clone(), args: args.how.engine_arg.clone() };
-    let making = unless_interrupted(async {
-        let to = RdbDestination::prepare(file, args.force, recording, &choice).await?;
-        rdb::write(recording, to, progress).await
-    });
-    let refused_commands = bar::while_shown(progress, recording, making).await?;
-    Ok(Delivered::Rdb { file: std::path::absolute(file)?, refused_commands })
-}
-
-async fn to_server(
-    args: &RestoreArgs,
-    server: ServerUrl,
-    recording: &Recording,
-    progress: &Progress,
-) -> anyhow::Result<Delivered> {
-    let address = server.address().to_string();
-    let options =
-        IntoOptions { tls: args.how.tls(&server), target: server, listen: args.how.listen, force: args.force };
-    let target = unless_interrupted(IntoTarget::check(options, recording)).await?;
-    if target.keys > 0 && !args.yes {
-        confirm(&address, target.keys)?;
+impl Delivery<'_> {
+    async fn to_aof(&self, folder: &Path) -> anyhow::Result<Delivered> {
+        let to = AofDestination::check(folder, self.args.force).map_err(RestoreError::from)?;
+        let folder = std::path::absolute(folder)?;
+        self.audit.enter(Kind::Aof, folder.display().to_string()).await;
+        let writing = unless_interrupted(aof::write(self.recording, to, &self.progress));
+        bar::while_shown(&self.progress, self.recording, writing).await?;
+        Ok(Delivered::Aof { folder })
     }
-    let cancel = CancellationToken::new();
-    let restoring = async {
-        let mut restoring = std::pin::pin!(target.restore(recording, progress, cancel.clone()));
-        tokio::select! {
-            outcome = &mut restoring => return outcome,
-            () = interrupted() => cancel.cancel(),
+
+    async fn to_rdb(&self, file: &Path) -> anyhow::Result<Delivered> {
+        let how = &self.args.how;
+        let choice = EngineChoice { program: how.engine.clone(), args: how.engine_arg.clone() };
+        let path = std::path::absolute(file)?;
+        let making = unless_interrupted(async {
+            let to = RdbDestination::prepare(file, self.args.force, self.recording, &choice).await?;
+            self.audit.enter(Kind::Rdb, path.display().to_string()).await;
+            rdb::write(self.recording, to, &self.progress).await
+        });
+        let refused_commands = bar::while_shown(&self.progress, self.recording, making).await?;
+        Ok(Delivered::Rdb { file: path, refused_commands })
+    }
+
+    async fn to_server(&self, server: ServerUrl) -> anyhow::Result<Delivered> {
+        let args = self.args;
+        let address = server.address().to_string();
+        let options =
+            IntoOptions { tls: args.how.tls(&server), target: server, listen: args.how.listen, force: args.force };
+        let target = unless_interrupted(IntoTarget::check(options, self.recording)).await?;
+        if target.keys > 0 && !args.yes {
+            confirm(&address, target.keys)?;
         }
-        // It still has to put the server's settings back.
-        restoring.await
-    };
-    let refused_commands = bar::while_shown(progress, recording, restoring).await?;
-    Ok(Delivered::Into { server: address, refused_commands })
+        self.audit.enter(Kind::Into, address.clone()).await;
+        let cancel = CancellationToken::new();
+        let restoring = async {
+            let mut restoring = std::pin::pin!(target.restore(self.recording, &self.progress, cancel.clone()));
+            tokio::select! {
+                outcome = &mut restoring => return outcome,
+                () = interrupted() => cancel.cancel(),
+            }
+            // It still has to put the server's settings back.
+            restoring.await
+        };
+        let refused_commands = bar::while_shown(&self.progress, self.recording, restoring).await?;
+        Ok(Delivered::Into { server: address, refused_commands })
+    }
+
+    async fn serve(&self, address: SocketAddr) -> anyhow::Result<Delivered> {
+        let (args, recording, progress) = (self.args, self.recording, &self.progress);
+        let primary = Primary::bind(address, recording.clone(), progress.clone()).await.map_err(RestoreError::from)?;
+        let (address, password) = (primary.address(), primary.password().expose().to_owned());
+        self.audit.enter(Kind::Serve, address.to_string()).await;
+        Report::print_serving(address, &password, args.json).context("cannot write to standard output")?;
+        let mut standing = primary.standing();
+        let holders = async {
+            for time in 1.. {
+                let applied = standing.wait_for(|standing| standing.times_applied >= time);
+                // The primary's own end is told by its error.
+                let Ok(Some(replica)) = bar::while_shown(progress, recording, applied).await.map(|now| now.applied)
+                else {
+                    break;
+                };
+                Report::print_holder(replica, args.json).context("cannot write to standard output")?;
+                if args.how.once {
+                    until_left(standing).await;
+                    return Ok::<(), anyhow::Error>(());
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            outcome = holders => outcome?,
+            error = primary.run() => return Err(RestoreError::from(error).into()),
+            () = interrupted() => {}
+        }
+        Ok(Delivered::Served { address })
+    }
 }
 
 /// Asks on a terminal. A script has said it by `--force` alone.
@@ -106,39 +142,6 @@ fn confirm(address: &str, keys: u64) -> anyhow::Result<()> {
         "y" | "yes" => Ok(()),
         _ => Err(UsageError::new("nothing was changed").into()),
     }
-}
-
-async fn serve(
-    args: &RestoreArgs,
-    address: SocketAddr,
-    recording: &Recording,
-    progress: &Progress,
-) -> anyhow::Result<Delivered> {
-    let primary = Primary::bind(address, recording.clone(), progress.clone()).await.map_err(RestoreError::from)?;
-    let (address, password) = (primary.address(), primary.password().expose().to_owned());
-    Report::print_serving(address, &password, args.json).context("cannot write to standard output")?;
-    let mut standing = primary.standing();
-    let holders = async {
-        for time in 1.. {
-            let applied = standing.wait_for(|standing| standing.times_applied >= time);
-            // The primary's own end is told by its error.
-            let Ok(Some(replica)) = bar::while_shown(progress, recording, applied).await.map(|now| now.applied) else {
-                break;
-            };
-            Report::print_holder(replica, args.json).context("cannot write to standard output")?;
-            if args.how.once {
-                until_left(standing).await;
-                return Ok::<(), anyhow::Error>(());
-            }
-        }
-        std::future::pending().await
-    };
-    tokio::select! {
-        outcome = holders => outcome?,
-        error = primary.run() => return Err(RestoreError::from(error).into()),
-        () = interrupted() => {}
-    }
-    Ok(Delivered::Served { address })
 }
 
 /// Does `work` until it is done or the process is asked to stop. What was unfinished is removed with
