@@ -182,8 +182,9 @@ impl Journal {
         let received = Arc::new(ReceivedMark::default());
         let board = Arc::new(Board::after_start(&tenure, &stored, end.as_ref(), &pending, Arc::clone(&received)));
         let persistence = Persistence::new(Arc::clone(&board), Arc::clone(&clock), store.name().clone());
+        let last = newest_snapshot(&stored, end.as_ref());
         let snapshots =
-            watch::Sender::new(SnapshotState { last: newest_snapshot(&stored, end.as_ref()), ..Default::default() });
+            watch::Sender::new(SnapshotState { last, newest: stored.newest_complete, ..Default::default() });
         let suspicion = Notify::new();
         let upstream = Arc::new(Upstream { store, tenure, spool, board, clock, persistence, suspicion });
 

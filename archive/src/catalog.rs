@@ -6,9 +6,11 @@
 //! them.
 
 mod log;
+mod lost;
 mod summary;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures::FutureExt;
 
@@ -20,6 +22,7 @@ use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
 
 pub use log::{Closure, HistoryLog, Run};
+pub use lost::LostHistory;
 pub use summary::{Blur, Gap, SnapshotSummary, Summary, Window};
 
 /// Why an archive could not be opened.
@@ -28,6 +31,12 @@ pub enum CatalogError {
     /// There is none.
     #[error("there is no archive at {0}: no agent has written there yet, or --store or --name is wrong")]
     Absent(String),
+    /// There are objects of an archive, but not the one that says which.
+    #[error(
+        "{0} is missing although agents have written here: without it nothing can be told to belong to this archive; \
+         put it back from a copy or an older version in the bucket"
+    )]
+    MarkerMissing(String),
     /// The store failed, or a document is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -40,21 +49,36 @@ pub struct Catalog {
     pub marker: Marker,
     /// Its histories, oldest first: the last is the one that was written to last.
     pub histories: Vec<HistoryLog>,
+    /// Histories whose document is lost; nothing of them can be restored.
+    pub lost: Vec<LostHistory>,
 }
 
 impl Catalog {
     /// Reads what the archive holds.
     ///
     /// # Errors
-    /// When there is no archive, the store cannot be read, or a history's document is damaged.
+    /// When there is no archive, its own document is damaged or missing, or the store cannot be read.
     pub async fn open(store: &SourceStore) -> Result<Self, CatalogError> {
-        let marker = store
-            .find_document::<Marker>(&ObjectName::Marker)
-            .await?
-            .ok_or_else(|| CatalogError::Absent(store.to_string()))?;
-        let (pages, manifests, starts) =
-            futures::try_join!(store.pages(), list_manifests(store), read_histories(store))?;
-        Ok(Self::assemble(marker, starts, &pages, &manifests))
+        let Some(marker) = store.find_document::<Marker>(&ObjectName::Marker).await? else {
+            return Err(if store.is_claimed().await? {
+                CatalogError::MarkerMissing(store.describe(&ObjectName::Marker))
+            } else {
+                CatalogError::Absent(store.to_string())
+            });
+        };
+        let (pages, manifests, mut spoken_of) =
+            futures::try_join!(store.pages(), list_manifests(store), list_histories(store))?;
+        spoken_of.extend(pages.iter().map(|page| page.history));
+        spoken_of.extend(manifests.iter().map(|manifest| manifest.history));
+        let read = spoken_of.into_iter().map(|history| find_history(store, history).boxed()).collect();
+        let (mut starts, mut lost) = (Vec::new(), Vec::new());
+        for (history, found) in concurrent::all(read).await? {
+            match found {
+                Ok(start) => starts.push(start),
+                Err(error) => lost.push(LostHistory::new(history, Arc::new(error), &pages, &manifests)),
+            }
+        }
+        Ok(Self { lost, ..Self::assemble(marker, starts, &pages, &manifests) })
     }
 
     /// Puts a catalog together from what has been read and listed; `pages` in order of term and number.
@@ -64,7 +88,7 @@ impl Catalog {
         pages: &[PageName],
         manifests: &[ManifestName],
     ) -> Self {
-        Self { marker, histories: assemble(starts, pages, manifests) }
+        Self { marker, histories: assemble(starts, pages, manifests), lost: Vec::new() }
     }
 
     /// The history with that id.
@@ -97,13 +121,23 @@ async fn list_manifests(store: &SourceStore) -> Result<Vec<ManifestName>, StoreE
     Ok(listed.into_iter().filter_map(manifest).collect())
 }
 
-async fn read_histories(store: &SourceStore) -> Result<Vec<HistoryStart>, StoreError> {
+async fn list_histories(store: &SourceStore) -> Result<BTreeSet<HistoryId>, StoreError> {
     let listed = store.list(&Folder::Histories).await?;
-    let histories = listed.into_iter().filter_map(|(name, _)| match name {
+    let history = |(name, _)| match name {
         ObjectName::History(history) => Some(history),
         _ => None,
-    });
-    concurrent::all(histories.map(|history| read_history(store, history).boxed()).collect()).await
+    };
+    Ok(listed.into_iter().filter_map(history).collect())
+}
+
+/// A history's document, or why it is lost.
+type Found = (HistoryId, Result<HistoryStart, StoreError>);
+
+async fn find_history(store: &SourceStore, history: HistoryId) -> Result<Found, StoreError> {
+    match read_history(store, history).await {
+        Err(error) if error.is_newer() || !(error.is_damage() || error.is_absent()) => Err(error),
+        found => Ok((history, found)),
+    }
 }
 
 /// Reads the document of a history.

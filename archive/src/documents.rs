@@ -63,6 +63,8 @@ pub enum Cause {
     SpoolFull,
     /// The stream could not be followed: bytes that are no replication stream.
     StreamBroken,
+    /// The end of the log in the archive was damaged, and the server no longer had those bytes.
+    LogDamaged,
 }
 
 impl Cause {
@@ -76,6 +78,9 @@ impl Cause {
             }
             Self::OffsetsWentBack => "the server came back with other or older data",
             Self::SpoolFull => "the spool was full and the server had moved on when there was room again",
+            Self::LogDamaged => {
+                "objects at the end of the archive's log were damaged, and the server no longer had those bytes"
+            }
             Self::StreamBroken => "the server sent bytes that are no replication stream",
         }
     }
@@ -173,6 +178,10 @@ pub struct Manifest {
     pub stream_database: Option<u32>,
     /// Every chunk, in order.
     pub chunks: Vec<ChunkEntry>,
+    /// The archive's newest complete snapshot before this one, of whatever history: should its
+    /// manifest be lost, this tells.
+    #[serde(default)]
+    pub previous: Option<Ulid>,
     /// The server that wrote the RDB.
     pub server: Server,
 }

@@ -7,7 +7,7 @@ mod cut;
 mod error;
 mod locate;
 
-use crate::catalog::{Catalog, HistoryLog};
+use crate::catalog::{Catalog, HistoryLog, LostHistory};
 use crate::documents::{HistoryStart, Manifest, Marker};
 use crate::layout::{ManifestName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset, Position};
@@ -120,16 +120,45 @@ impl<'a> Planner<'a> {
         Locator::new(self.store, &self.catalog.marker, log)
     }
 
+    /// The history with that id.
+    fn history(&self, id: HistoryId) -> Result<&'a HistoryLog, PlanError> {
+        if let Some(lost) = self.catalog.lost.iter().find(|lost| lost.history == id) {
+            return Err(PlanError::lost(lost));
+        }
+        self.catalog.history(id).ok_or(PlanError::NoSuchHistory(id))
+    }
+
+    /// Refuses where the target, if no history was chosen, may lie in one that is lost. `reaches` tells
+    /// this of a lost history, given where its successor says that it ended.
+    fn check_lost(&self, reaches: impl Fn(&LostHistory, Option<&HistoryStart>) -> bool) -> Result<(), PlanError> {
+        if self.only.is_some() {
+            return Ok(());
+        }
+        let successor = |lost: &LostHistory| {
+            let followed =
+                |log: &&HistoryLog| log.start.predecessor.is_some_and(|before| before.history == lost.history);
+            self.catalog.histories.iter().rfind(followed).map(|log| &log.start)
+        };
+        match self.catalog.lost.iter().find(|lost| reaches(lost, successor(lost))) {
+            Some(lost) => Err(PlanError::lost(lost)),
+            None => Ok(()),
+        }
+    }
+
     /// The histories that may be meant, newest first, given what they must satisfy.
     fn candidates(&self, fits: impl Fn(&HistoryLog) -> bool) -> Result<Vec<&'a HistoryLog>, PlanError> {
         if let Some(id) = self.only {
-            let log = self.catalog.history(id).ok_or(PlanError::NoSuchHistory(id))?;
+            let log = self.history(id)?;
             return Ok(if fits(log) { vec![log] } else { Vec::new() });
         }
         Ok(self.catalog.histories.iter().rev().filter(|log| fits(log)).collect())
     }
 
     async fn at_time(&self, time: Timestamp) -> Result<(&'a HistoryLog, Cut), PlanError> {
+        self.check_lost(|lost, successor| {
+            let until = successor.and_then(|successor| successor.predecessor_complete_until);
+            lost.snapshots.iter().any(|snapshot| snapshot.time <= time) && until.is_none_or(|until| time <= until)
+        })?;
         let has_snapshot = |log: &HistoryLog| log.snapshots.iter().any(|snapshot| snapshot.time <= time);
         let mut covering = Vec::new();
         for log in self.candidates(has_snapshot)? {
@@ -152,8 +181,11 @@ impl<'a> Planner<'a> {
 
     async fn latest(&self) -> Result<(&'a HistoryLog, Cut), PlanError> {
         let Some(log) = self.candidates(|log| !log.snapshots.is_empty())?.first().copied() else {
+            self.check_lost(|_, _| true)?;
             return Err(PlanError::NothingToRestore);
         };
+        let newest = (log.last_term(), log.start.history);
+        self.check_lost(|lost, _| (lost.last_term(), lost.history) > newest)?;
         let mut locator = self.locator(log);
         let end = locator.end().await?;
         Ok((log, locator.cut_at_offset(end).await?))
@@ -165,8 +197,14 @@ impl<'a> Planner<'a> {
             history.is_none_or(|id| log.start.history == id)
                 && log.snapshots.first().is_some_and(|snapshot| snapshot.offset <= offset)
         };
-        if let Some(id) = history.filter(|id| self.catalog.history(*id).is_none()) {
-            return Err(PlanError::NoSuchHistory(id));
+        match history {
+            Some(id) => {
+                self.history(id)?;
+            }
+            None => self.check_lost(|lost, successor| {
+                let end = successor.and_then(|successor| successor.predecessor).map(|before| before.offset);
+                lost.snapshots.iter().any(|snapshot| snapshot.offset <= offset) && end.is_none_or(|end| offset <= end)
+            })?,
         }
         for log in self.candidates(begins_before)? {
             if offset <= self.locator(log).end().await? {
@@ -181,7 +219,7 @@ impl<'a> Planner<'a> {
     }
 
     async fn beside(&self, record: Position, side: Side) -> Result<(&'a HistoryLog, Cut), PlanError> {
-        let log = self.catalog.history(record.history).ok_or(PlanError::NoSuchHistory(record.history))?;
+        let log = self.history(record.history)?;
         let mut locator = self.locator(log);
         let end = locator.end().await?;
         let cut = match locator.cut_at_offset(record.offset.min(end)).await {

@@ -46,6 +46,12 @@ impl ReadError {
             Self::Missing { .. } | Self::Damaged { .. } | Self::Misplaced { .. } => true,
         }
     }
+
+    /// Whether a later release wrote it, so that nothing can be said of it.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Damaged { source: SegmentError::Newer, .. })
+    }
 }
 
 /// Fetches a segment's bytes.

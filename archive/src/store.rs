@@ -279,6 +279,15 @@ impl SourceStore {
         Ok(segments)
     }
 
+    /// Whether an agent has ever claimed the archive: there is a term, or a history.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn is_claimed(&self) -> Result<bool, StoreError> {
+        let terms = self.list(&Folder::Terms).await?;
+        Ok(!terms.is_empty() || !self.list(&Folder::Histories).await?.is_empty())
+    }
+
     /// The snapshots of which there are chunks, whether complete or not.
     ///
     /// # Errors

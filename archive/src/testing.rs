@@ -97,6 +97,8 @@ pub struct Writer {
     page: Option<(PageName, u32)>,
     late_since: Option<Timestamp>,
     log: Option<Log>,
+    /// The newest snapshot that it knows of.
+    snapshot: Option<Ulid>,
     ids: u128,
 }
 
@@ -123,6 +125,7 @@ impl Writer {
             page: None,
             late_since: None,
             log: None,
+            snapshot: None,
             ids: u128::from(seed) << 64,
         };
         let marker =
@@ -241,6 +244,7 @@ impl Writer {
             clock_offset: Some(0),
             replication_ids: vec![ReplicationId { id: [b'a'; 40], since: Offset(0) }],
             framer: log.framer.clone(),
+            snapshot: self.snapshot,
         };
         let mut out = Vec::new();
         let mut framer = Framer::resume(log.framer.clone());
@@ -324,6 +328,7 @@ impl Writer {
             rdb_crc64: Some(format!("{:016x}", crc64(&rdb[..rdb.len() - 8]))),
             stream_database: Some(0),
             chunks,
+            previous: self.snapshot.replace(snapshot),
             server: server(),
         };
         self.objects.put_document(&ObjectName::Manifest(manifest.name()), &manifest);

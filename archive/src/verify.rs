@@ -10,6 +10,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use documents::Writers;
 use futures::TryStreamExt;
 use serde::Serialize;
 use ulid::Ulid;
@@ -87,10 +88,10 @@ impl Report {
 /// Reads and checks every object of a source's archive. `progress` is told of every object read.
 ///
 /// What the objects cannot show is the loss of the newest ones, behind which nothing refers to them:
-/// the end of the log, the newest term, a history without log and snapshot, a manifest. Of the log's
-/// end, that is what lies behind its last joined segment, as long as no more than
-/// [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned. Nor is an
-/// entry of the audit log missed.
+/// the end of the log, the newest term, a history without log and snapshot, a manifest that is newer
+/// than every segment. Of the log's end, that is what lies behind its last joined segment, as long as no
+/// more than [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned.
+/// Nor is an entry of the audit log missed.
 ///
 /// # Errors
 /// When there is no archive, or the store cannot be read. Damage is no error: see [`Report`].
@@ -104,20 +105,30 @@ pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Sen
         return Ok(report);
     };
     let histories = documents::check_histories(store, &objects, &mut report).await?;
-    let mut writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
+    let writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
+    let mut mentions = Mentions { writers, snapshots: BTreeMap::new() };
     let pages: Vec<PageName> = objects.pages.values().cloned().collect();
     let catalog = Catalog::assemble(marker, histories, &pages, &objects.manifests);
     pages::check(&catalog, &pages, &mut report);
     for (index, history) in catalog.histories.iter().enumerate() {
         let expired_below = pages::expired_below(&catalog, index);
-        log::check(store, &catalog.marker, history, expired_below, &mut writers, &mut report, &mut progress).await?;
+        log::check(store, &catalog.marker, history, expired_below, &mut mentions, &mut report, &mut progress).await?;
     }
-    snapshot::check_all(store, &catalog, &objects, &mut report, &mut progress).await?;
+    snapshot::check_all(store, &catalog, &objects, &mut mentions, &mut report, &mut progress).await?;
     documents::check_audit(store, &catalog.marker, &objects.audit, &mut report).await?;
     if report.foreign > 0 && report.segments + report.snapshots == 0 {
         report.damage(&ObjectName::Marker, "it is of another archive than everything else here");
     }
     Ok(report)
+}
+
+/// What sound objects say of others.
+#[derive(Debug)]
+struct Mentions {
+    /// The writer of each term.
+    writers: Writers,
+    /// Snapshots that were complete, each with an object that says so.
+    snapshots: BTreeMap<Ulid, ObjectName>,
 }
 
 /// The names of an archive's objects; of segments, only the pages are remembered.

@@ -75,8 +75,10 @@ fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> 
     if let Some(error) = cause.downcast_ref::<StoreError>() {
         return Some(status_of_store(error));
     }
-    if let Some(CatalogError::Store(error)) = cause.downcast_ref::<CatalogError>() {
-        return Some(status_of_store(error));
+    match cause.downcast_ref::<CatalogError>() {
+        Some(CatalogError::Store(error)) => return Some(status_of_store(error)),
+        Some(CatalogError::MarkerMissing(_)) => return Some(Status::Damage),
+        Some(CatalogError::Absent(_)) | None => {}
     }
     if let Some(error) = cause.downcast_ref::<PlanError>() {
         return Some(match error {

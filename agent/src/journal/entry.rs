@@ -90,6 +90,9 @@ pub struct ResumePoint {
     pub read_until: Timestamp,
     /// Whether the history has a complete snapshot.
     pub has_snapshot: bool,
+    /// Whether what the archive holds behind it is damaged, so that a new history, if one has to begin
+    /// here, is to be put down to that.
+    pub damaged: bool,
 }
 
 impl ResumePoint {
@@ -102,6 +105,7 @@ impl ResumePoint {
             replication_ids: id.map(|id| ReplicationId { id, since: start.start }).into_iter().collect(),
             read_until: start.started,
             has_snapshot: false,
+            damaged: false,
         }
     }
 
@@ -122,6 +126,7 @@ impl ResumePoint {
     pub(super) fn append(&mut self, batch: &Batch) {
         self.position.offset = batch.end();
         self.framer = batch.framer_end.clone();
+        self.damaged = false;
         let arrived = batch.marks.last().map(|mark| mark.time);
         self.read_until = self.read_until.max(batch.late_since.or(arrived).unwrap_or_default());
     }

@@ -153,6 +153,7 @@ impl From<CatalogError> for JournalError {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Store(error) => Self::Store(error),
+            error @ CatalogError::MarkerMissing(_) => Self::Damaged { what: error.to_string() },
             CatalogError::Absent(place) => Self::Damaged { what: format!("{place} holds no archive any more") },
         }
     }

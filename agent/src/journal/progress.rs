@@ -125,6 +125,8 @@ impl ReceivedMark {
 pub struct SnapshotState {
     /// The newest complete one of the newest history.
     pub last: Option<Arc<Manifest>>,
+    /// The newest complete one of the archive, of whatever history.
+    pub newest: Option<Ulid>,
     /// The one that is being taken.
     pub running: Option<SnapshotProgress>,
     /// Why the last one that was begun since the start was not completed; `None` if it was.

@@ -88,6 +88,7 @@ impl Joiner<'_> {
             newest_time: start.started,
             point: ResumePoint::at_start_of(&start),
             last_crc32: None,
+            damaged_until: None,
         });
         self.last = None;
         Ok(Some(Box::new(start)))
@@ -104,6 +105,13 @@ impl Joiner<'_> {
         }
         let Some(end) = self.end.as_mut() else { return Ok(None) };
         let damaged = |_: SegmentError| JournalError::SpoolDamaged { path: self.spool.path(file.kind, file.seq) };
+        if end.damaged_until == Some(found.header.start) {
+            // Behind what is damaged in the store: the chain goes on as it was written.
+            end.point.position.offset = found.header.start;
+            end.point.damaged = false;
+            end.last_crc32 = found.header.predecessor;
+        }
+        end.damaged_until = None;
         let (records, writes) = match &found.trailer {
             Some(trailer) => (trailer.records, trailer.writes),
             None => match scan(found.header.framer.clone(), &found.blocks) {
@@ -142,13 +150,14 @@ impl Joiner<'_> {
         Ok(Some(pending))
     }
 
-    /// Whether a segment continues the log and adds something to it.
+    /// Whether a segment continues the log, or what of it is damaged, and adds something to it.
     fn follows(&self, found: &Recovered) -> bool {
         let Some(end) = &self.end else { return false };
         let (header, point) = (&found.header, &end.point);
         let vouches = found.trailer.is_some_and(|trailer| trailer.read_until > point.read_until);
         header.archive == self.identity.archive
-            && Position { history: header.history, offset: header.start } == point.position
+            && header.history == point.position.history
+            && (header.start == point.position.offset || Some(header.start) == end.damaged_until)
             && lineage::agree(&point.replication_ids, &header.replication_ids, header.start)
             && (found.end > header.start || vouches)
     }

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use redwind_archive::catalog::{Catalog, HistoryLog};
+use redwind_archive::catalog::{Catalog, HistoryLog, LostHistory};
 use redwind_archive::documents::{Manifest, Marker};
-use redwind_archive::layout::{PageName, SegmentName};
-use redwind_archive::position::{HistoryId, Offset};
-use redwind_archive::read;
+use redwind_archive::layout::{ObjectName, PageName, SegmentName};
+use redwind_archive::position::{HistoryId, Offset, Position};
+use redwind_archive::read::{self, ReadError};
 use redwind_archive::segment::{Block, Segment, SegmentError};
 use redwind_archive::store::{SourceStore, StoreError};
 use redwind_archive::time::Timestamp;
 use redwind_stream::{FrameError, Framer, FramerState, RecordKind};
+use ulid::Ulid;
 
 use super::entry::ResumePoint;
 use super::error::JournalError;
+use super::persistence::with_causes;
 
 /// The end of a log, in the store or in the spool.
 #[derive(Clone, Debug)]
@@ -29,10 +31,13 @@ pub(super) struct LogEnd {
     pub(super) newest_time: Timestamp,
     /// The checksum of its last segment; `None` when the history has none.
     pub(super) last_crc32: Option<u32>,
+    /// Where the log reached, when the store's last segments are damaged. What the spool holds from
+    /// there on goes on behind them.
+    pub(super) damaged_until: Option<Offset>,
 }
 
 /// What the store tells at the start of a tenure.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct StoredLog {
     /// The end of the newest history; `None` in an empty archive.
     pub(super) end: Option<LogEnd>,
@@ -42,20 +47,32 @@ pub(super) struct StoredLog {
     pub(super) lowest_snapshot: Option<Offset>,
     /// The newest history's newest complete snapshot; `None` if it cannot be read, too.
     pub(super) newest_snapshot: Option<Arc<Manifest>>,
+    /// The archive's newest complete snapshot, of whatever history.
+    pub(super) newest_complete: Option<Ulid>,
 }
 
 /// Reads where the stored log ends. To be called after the term has been claimed: from then on no
 /// other writer's put counts.
 pub(super) async fn find_end(store: &SourceStore, marker: &Marker) -> Result<StoredLog, JournalError> {
     let catalog = Catalog::open(store).await?;
-    let histories = catalog.histories.iter().map(|log| log.start.history).collect();
-    let Some(newest) = catalog.histories.last() else {
-        return Ok(StoredLog { end: None, histories, lowest_snapshot: None, newest_snapshot: None });
+    let snapshots = catalog.histories.iter().flat_map(|log| &log.snapshots);
+    let snapshots = snapshots.chain(catalog.lost.iter().flat_map(|lost| &lost.snapshots));
+    let mut stored = StoredLog {
+        newest_complete: snapshots.map(|manifest| manifest.snapshot).max(),
+        histories: catalog.histories.iter().map(|log| log.start.history).collect(),
+        ..StoredLog::default()
     };
-    let lowest_snapshot = newest.snapshots.iter().map(|snapshot| snapshot.offset).min();
-    let newest_snapshot = newest_snapshot(&catalog, newest, store).await?;
-    let end = Some(end_of(newest, store, marker).await?);
-    Ok(StoredLog { end, histories, lowest_snapshot, newest_snapshot })
+    let newest = catalog.histories.last();
+    let newest_written = newest.map(|log| (log.last_term(), log.start.history));
+    let lost = catalog.lost.iter().max_by_key(|lost| (lost.last_term(), lost.history));
+    if let Some(lost) = lost.filter(|lost| Some((lost.last_term(), lost.history)) > newest_written) {
+        stored.end = Some(end_of_lost(lost, store).await?);
+    } else if let Some(newest) = newest {
+        stored.lowest_snapshot = newest.snapshots.iter().map(|snapshot| snapshot.offset).min();
+        stored.newest_snapshot = newest_snapshot(&catalog, newest, store).await?;
+        stored.end = Some(end_of(newest, store, marker).await?);
+    }
+    Ok(stored)
 }
 
 async fn newest_snapshot(
@@ -74,6 +91,10 @@ async fn newest_snapshot(
     }
 }
 
+/// The end of a history's log: behind its last segment that is sound.
+///
+/// What is damaged behind it is read from the server once more, if the server still has it; the page
+/// that the new term begins there makes the damaged segments void.
 async fn end_of(log: &HistoryLog, store: &SourceStore, marker: &Marker) -> Result<LogEnd, JournalError> {
     let mut end = LogEnd {
         history_start: log.start.start,
@@ -81,45 +102,93 @@ async fn end_of(log: &HistoryLog, store: &SourceStore, marker: &Marker) -> Resul
         newest_time: log.start.started,
         point: ResumePoint::at_start_of(&log.start),
         last_crc32: None,
+        damaged_until: None,
     };
-    let Some((page, name)) = last_segment(log, store).await? else { return Ok(end) };
-    let segment = read::read(store, marker, &page, &name).await.map_err(JournalError::End)?;
-    let Segment { header, blocks, trailer } = segment;
-    let scanned = scan(header.framer, &blocks).map_err(|error| JournalError::Damaged {
-        what: format!("the log's last segment {name} in page {page} holds no replication stream: {error}"),
-    })?;
-    end.point.position.offset = trailer.end;
-    end.point.framer = scanned.framer;
-    end.point.replication_ids = header.replication_ids;
-    end.point.read_until = header.late_since.unwrap_or(trailer.read_until);
-    end.newest_time = trailer.read_until;
-    end.last_crc32 = Some(trailer.crc32);
+    for (index, page) in log.pages.iter().enumerate().rev() {
+        let segments = log.segments(store, index).await?;
+        for (name, _) in segments.into_iter().rev() {
+            match read_last(store, marker, page, &name).await {
+                Ok((segment, framer)) => {
+                    end.stand_behind(segment, framer);
+                    return Ok(end);
+                }
+                // One of a later release is not to be made void by an older one.
+                Err(LastError::Read(error)) if error.is_newer() || !error.is_damage() => {
+                    return Err(JournalError::End(error));
+                }
+                Err(error) => {
+                    let segment = store.describe(&ObjectName::Segment(page.clone(), name));
+                    let error = with_causes(&error);
+                    tracing::error!(segment, error, "the end of the archive's log is damaged: resuming before it");
+                    end.damaged_until.get_or_insert(name.end);
+                    end.point.damaged = true;
+                }
+            }
+        }
+    }
     Ok(end)
 }
 
-/// The last segment that is joined to those before it. Segments are put in parallel, so that behind
-/// it there may be some whose predecessor never arrived; pages are begun only when the one before is
-/// complete.
-async fn last_segment(log: &HistoryLog, store: &SourceStore) -> Result<Option<(PageName, SegmentName)>, StoreError> {
-    let mut limit = Offset(u64::MAX);
-    for page in log.pages.iter().rev() {
-        let listed = store.segments(page).await?;
-        let names = listed.into_iter().map(|(name, _)| name).filter(|name| name.end <= limit);
-        if let Some(last) = joined(page.start, names).last() {
-            return Ok(Some((page.clone(), last)));
-        }
-        limit = page.start;
-    }
-    Ok(None)
+/// Why a segment cannot be continued.
+#[derive(Debug, thiserror::Error)]
+enum LastError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("its stream cannot be parsed")]
+    Scan(#[from] ScanError),
 }
 
-/// The segments that follow each other from `start` on; `names` are in the order of the stream.
-fn joined(start: Offset, names: impl Iterator<Item = SegmentName>) -> impl Iterator<Item = SegmentName> {
-    let mut at = start;
-    names.filter(move |name| {
-        let follows = name.start == at;
-        at = if follows { name.end } else { at };
-        follows
+/// Reads a segment, and the state of the parser at its end.
+async fn read_last(
+    store: &SourceStore,
+    marker: &Marker,
+    page: &PageName,
+    name: &SegmentName,
+) -> Result<(Segment, FramerState), LastError> {
+    let segment = read::read(store, marker, page, name).await?;
+    let scanned = scan(segment.header.framer.clone(), &segment.blocks)?;
+    Ok((segment, scanned.framer))
+}
+
+impl LogEnd {
+    fn stand_behind(&mut self, segment: Segment, framer: FramerState) {
+        let Segment { header, trailer, .. } = segment;
+        self.point.position.offset = trailer.end;
+        self.point.framer = framer;
+        self.point.replication_ids = header.replication_ids;
+        self.point.read_until = header.late_since.unwrap_or(trailer.read_until);
+        self.newest_time = trailer.read_until;
+        self.last_crc32 = Some(trailer.crc32);
+    }
+}
+
+/// The end of a history whose document is lost, as its pages' names tell: nothing can be written behind
+/// it, but the history that follows can say where this one ended.
+async fn end_of_lost(lost: &LostHistory, store: &SourceStore) -> Result<LogEnd, StoreError> {
+    tracing::error!(
+        history = %lost.history, error = with_causes(&lost.problem),
+        "the newest history's document is lost: beginning a new history"
+    );
+    let (mut offset, mut time) = (Offset(0), Timestamp(0));
+    if let Some(page) = lost.pages.last() {
+        let segments = store.segments(page).await?;
+        offset = segments.iter().map(|(name, _)| name.end).max().unwrap_or(page.start);
+        time = segments.iter().map(|(name, _)| name.time).max().unwrap_or(page.time);
+    }
+    Ok(LogEnd {
+        history_start: lost.pages.first().map_or(offset, |page| page.start),
+        started: lost.pages.first().map_or(time, |page| page.time),
+        point: ResumePoint {
+            position: Position { history: lost.history, offset },
+            framer: Framer::new(None).state(),
+            replication_ids: Vec::new(),
+            read_until: time,
+            has_snapshot: false,
+            damaged: true,
+        },
+        newest_time: time,
+        last_crc32: None,
+        damaged_until: None,
     })
 }
 
@@ -154,20 +223,4 @@ pub(super) fn scan(state: FramerState, blocks: &[Block]) -> Result<Scanned, Scan
         })?;
     }
     Ok(Scanned { framer: framer.state(), records, writes })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn name(start: u64, end: u64) -> SegmentName {
-        SegmentName { start: Offset(start), end: Offset(end), time: Timestamp(1) }
-    }
-
-    #[test]
-    fn the_log_ends_before_the_first_segment_that_is_missing() {
-        let stored = [name(10, 20), name(20, 20), name(20, 30), name(40, 50)];
-        assert_eq!(joined(Offset(10), stored.into_iter()).last(), Some(name(20, 30)));
-        assert_eq!(joined(Offset(5), stored.into_iter()).last(), None);
-    }
 }

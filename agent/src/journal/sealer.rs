@@ -238,6 +238,7 @@ impl Sealer {
             clock_offset: log.clock_offset,
             replication_ids: log.point.replication_ids.clone(),
             framer: log.point.framer.clone(),
+            snapshot: self.parts.snapshots.borrow().newest,
         };
         let mut unwritten = std::mem::take(&mut self.spare);
         let encoder = SegmentEncoder::begin(header, &mut unwritten);

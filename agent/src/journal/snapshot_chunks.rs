@@ -60,6 +60,11 @@ impl Shared {
         });
     }
 
+    /// The archive's newest complete snapshot: the one before this.
+    pub(super) fn newest_complete(&self) -> Option<Ulid> {
+        self.state.borrow().newest
+    }
+
     fn take_buffer(&self) -> Vec<u8> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }

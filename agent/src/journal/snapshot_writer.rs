@@ -226,6 +226,7 @@ impl Shared {
             },
             stream_database: rdb.repl_stream_db,
             chunks,
+            previous: self.newest_complete(),
             server,
         };
         let Position { history, offset } = position;
@@ -300,7 +301,10 @@ impl Drop for Running {
         self.state.send_modify(|state| {
             state.running = None;
             match outcome {
-                Ok(manifest) => (state.last, state.last_error) = (Some(manifest), None),
+                Ok(manifest) => {
+                    state.newest = Some(manifest.snapshot);
+                    (state.last, state.last_error) = (Some(manifest), None);
+                }
                 Err(error) => state.last_error = Some(error),
             }
         });

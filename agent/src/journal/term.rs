@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use redwind_archive::catalog::CatalogError;
 use redwind_archive::document;
 use redwind_archive::documents::{Marker, TermClaim};
 use redwind_archive::layout::{Folder, ObjectName, SourceName};
@@ -50,6 +51,9 @@ pub(super) fn new_id(clock: &Clock) -> Ulid {
 pub(super) async fn open_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, JournalError> {
     let marker = match store.find_document::<Marker>(&ObjectName::Marker).await? {
         Some(marker) => marker,
+        None if store.is_claimed().await? => {
+            return Err(CatalogError::MarkerMissing(store.describe(&ObjectName::Marker)).into());
+        }
         None => make_archive(store, clock).await?,
     };
     if marker.source == *store.name() {
@@ -127,13 +131,16 @@ impl Tenure {
     }
 }
 
+/// The newest term that was ever claimed, as far as there are signs of it.
 async fn newest_term(store: &SourceStore) -> Result<Term, StoreError> {
-    let listed = store.list(&Folder::Terms).await?;
+    let (listed, pages) = futures::try_join!(store.list(&Folder::Terms), store.pages())?;
     let term = |(name, _)| match name {
         ObjectName::Term(term) => Some(term),
         _ => None,
     };
-    Ok(listed.into_iter().filter_map(term).max().unwrap_or_default())
+    // A term that was written in was claimed, also if its claim has been lost since.
+    let written = pages.into_iter().map(|page| page.term);
+    Ok(listed.into_iter().filter_map(term).chain(written).max().unwrap_or_default())
 }
 
 /// Puts something else under the claim's name, which must be refused and must leave the claim.

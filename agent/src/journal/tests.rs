@@ -2,6 +2,7 @@
 //! killed at any moment. Whatever happens, what was reported is in the store, byte for byte.
 
 mod crash;
+mod damage;
 mod faulty;
 mod fencing;
 mod flow;

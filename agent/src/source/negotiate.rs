@@ -110,6 +110,7 @@ fn outlook(point: &ResumePoint, server: &ReplicationInfo) -> Outlook {
 fn cause(wish: &Wish, server_offset: Offset) -> Cause {
     match (&wish.because, &wish.resume) {
         (Some(cause), _) => *cause,
+        (None, Some(point)) if point.damaged => Cause::LogDamaged,
         (None, Some(point)) if server_offset < point.position.offset => Cause::OffsetsWentBack,
         (None, Some(_)) => Cause::BacklogLost,
         (None, None) => Cause::First,

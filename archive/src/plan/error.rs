@@ -1,8 +1,9 @@
 //! Why there is no plan.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::catalog::{HistoryLog, Summary, Window};
+use crate::catalog::{HistoryLog, LostHistory, Summary, Window};
 use crate::position::{HistoryId, Offset, Position};
 use crate::read::ReadError;
 use crate::store::StoreError;
@@ -132,6 +133,17 @@ pub enum PlanError {
         /// Offset before the first byte after it.
         to: Offset,
     },
+    /// What was asked for may lie in a history whose document is lost.
+    #[error(
+        "history {history} may be the one that is asked for, and its document is lost; to restore from another one, \
+         choose it with --history"
+    )]
+    LostHistory {
+        /// The history.
+        history: HistoryId,
+        /// What is wrong with its document.
+        source: Arc<StoreError>,
+    },
     /// A segment is missing or damaged, or cannot be fetched.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -155,6 +167,10 @@ impl PlanError {
         Self::Refused { nearest: nearest(&why, summary), why }
     }
 
+    pub(super) fn lost(lost: &LostHistory) -> Self {
+        Self::LostHistory { history: lost.history, source: Arc::clone(&lost.problem) }
+    }
+
     pub(super) fn ambiguous(logs: &[&HistoryLog]) -> Self {
         Self::Ambiguous(logs.iter().map(|log| log.start.history).collect())
     }
@@ -163,7 +179,7 @@ impl PlanError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Hole { .. } | Self::Stream { .. } => true,
+            Self::Hole { .. } | Self::Stream { .. } | Self::LostHistory { .. } => true,
             Self::Read(error) => error.is_damage(),
             Self::Store(error) => error.is_damage() || error.is_absent(),
             _ => false,

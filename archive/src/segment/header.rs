@@ -58,6 +58,9 @@ pub struct SegmentHeader {
     pub replication_ids: Vec<ReplicationId>,
     /// State of the stream's parser at `start`.
     pub framer: FramerState,
+    /// The archive's newest complete snapshot that the writer knew of: should its manifest be lost,
+    /// this tells.
+    pub snapshot: Option<Ulid>,
 }
 
 impl SegmentHeader {
@@ -84,6 +87,7 @@ impl SegmentHeader {
         out.extend(self.clock_offset.unwrap_or(CLOCK_OFFSET_UNKNOWN).to_le_bytes());
         self.encode_replication_ids(&mut out);
         self.encode_framer(&mut out);
+        out.extend(self.snapshot.unwrap_or_default().to_bytes());
         let length = u16::try_from(out.len() + 4).expect("a header is under 64 KiB");
         out[8..10].copy_from_slice(&length.to_le_bytes());
         out.extend(crc32fast::hash(&out).to_le_bytes());
@@ -148,6 +152,7 @@ impl SegmentHeader {
                 let length = usize::from(fields.u16()?);
                 FramerState::decode(fields.take(length)?).ok()?
             },
+            snapshot: fields.ulid().map(|snapshot| (!snapshot.is_nil()).then_some(snapshot))?,
         })
     }
 }

@@ -24,6 +24,7 @@ fn header(start: u64) -> SegmentHeader {
         clock_offset: Some(-250),
         replication_ids: vec![ReplicationId { id: [b'a'; 40], since: Offset(start) }],
         framer: Framer::new(Some(3)).state(),
+        snapshot: Some(Ulid(5)),
     }
 }
 

@@ -101,6 +101,12 @@ impl StoreError {
         self.advice() == Advice::Absent
     }
 
+    /// Whether a later release wrote the object, so that nothing can be said of it.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Damaged { source, .. } if matches!(**source, DocumentError::Newer { .. }))
+    }
+
     /// Whether an object was found damaged.
     #[must_use]
     pub fn is_damage(&self) -> bool {

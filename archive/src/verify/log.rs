@@ -4,7 +4,7 @@ use futures::stream::{self, StreamExt};
 use redwind_stream::{Framer, FramerState, RecordKind};
 
 use super::documents::Writers;
-use super::{Report, Severity};
+use super::{Mentions, Report, Severity};
 use crate::catalog::HistoryLog;
 use crate::chain::Chain;
 use crate::documents::Marker;
@@ -25,7 +25,7 @@ pub(super) async fn check(
     marker: &Marker,
     history: &HistoryLog,
     expired_below: Option<Offset>,
-    writers: &mut Writers,
+    mentions: &mut Mentions,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<(), StoreError> {
@@ -49,17 +49,22 @@ pub(super) async fn check(
             report.read(length);
             match segment {
                 Ok(segment) => {
-                    check_writer(&segment, writers, report);
+                    check_writer(&segment, &mut mentions.writers, report);
                     if counts {
+                        if let Some(snapshot) = segment.header.snapshot {
+                            mentions.snapshots.entry(snapshot).or_insert_with(|| object.clone());
+                        }
                         replay.push(&object, page, &name, &segment, report);
                     }
                 }
                 Err(ReadError::Store(error)) => return Err(error),
                 Err(error) => {
                     report.foreign += u64::from(matches!(error, ReadError::Misplaced { .. }));
-                    report.damage(&object, describe(&error));
                     if counts {
+                        report.damage(&object, describe(&error));
                         replay.lost(name.end);
+                    } else {
+                        report.note(object, format!("{}; a newer term's log stands in its place", describe(&error)));
                     }
                 }
             }

@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt};
 use redwind_stream::{RdbCheck, RdbChecksum};
 use ulid::Ulid;
 
-use super::{Objects, Report, describe};
+use super::{Mentions, Objects, Report, Severity, describe};
 use crate::catalog::Catalog;
 use crate::chunk::{self, ChunkId};
 use crate::documents::Manifest;
@@ -16,25 +16,48 @@ use crate::store::{SourceStore, StoreError};
 /// Chunks fetched ahead.
 const AHEAD: usize = 3;
 
-/// Checks every snapshot, and notes chunks of none.
+/// Checks every snapshot, that none is missing which others mention, and notes chunks of none.
 pub(super) async fn check_all(
     store: &SourceStore,
     catalog: &Catalog,
     objects: &Objects,
+    mentions: &mut Mentions,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<(), StoreError> {
     for name in &objects.manifests {
-        check(store, catalog, name, objects, report, progress).await?;
+        if let Some(manifest) = check(store, catalog, name, objects, report, progress).await?
+            && let Some(previous) = manifest.previous
+        {
+            mentions.snapshots.entry(previous).or_insert_with(|| ObjectName::Manifest(name.clone()));
+        }
     }
     let complete: BTreeSet<Ulid> = objects.manifests.iter().map(|name| name.snapshot).collect();
+    for (snapshot, by) in &mentions.snapshots {
+        if !complete.contains(snapshot) {
+            check_missing(*snapshot, by, complete.first(), objects, report);
+        }
+    }
     let begun: BTreeSet<Ulid> = objects.chunks.iter().map(|(snapshot, _)| *snapshot).collect();
-    for snapshot in begun.difference(&complete) {
+    for snapshot in begun.difference(&complete).filter(|snapshot| !mentions.snapshots.contains_key(snapshot)) {
         report.note(format!("chunk/{snapshot}"), "chunks of a snapshot that was not completed, or is being taken");
     }
     Ok(())
 }
 
+/// Tells of a snapshot that was complete and has no manifest now. Older than all others it has expired,
+/// unless its first chunk is still there, which was put before the manifest.
+fn check_missing(snapshot: Ulid, by: &ObjectName, oldest: Option<&Ulid>, objects: &Objects, report: &mut Report) {
+    let object = format!("snapshot/*-{snapshot}");
+    let expired = oldest.is_some_and(|oldest| snapshot < *oldest) && !objects.chunks.contains(&(snapshot, 0));
+    if expired {
+        report.note(object, format!("expired: older than every snapshot there is; {by} names it"));
+    } else {
+        report.add(Severity::Damage, object, format!("the manifest is missing; {by} says that it was there"));
+    }
+}
+
+/// Checks a snapshot; gives its manifest, if that is sound.
 async fn check(
     store: &SourceStore,
     catalog: &Catalog,
@@ -42,13 +65,13 @@ async fn check(
     objects: &Objects,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
-) -> Result<(), StoreError> {
+) -> Result<Option<Manifest>, StoreError> {
     let object = ObjectName::Manifest(name.clone());
     let manifest = match catalog.manifest(store, name).await {
         Ok(manifest) => manifest,
         Err(error) if error.is_damage() => {
             report.damage(&object, describe(&error));
-            return Ok(());
+            return Ok(None);
         }
         Err(error) => return Err(error),
     };
@@ -57,7 +80,7 @@ async fn check(
     if check_chunks(store, &manifest, report, progress).await? {
         report.snapshots += 1;
     }
-    Ok(())
+    Ok(Some(manifest))
 }
 
 fn note_extra_chunks(manifest: &Manifest, objects: &Objects, report: &mut Report) {

@@ -150,3 +150,37 @@ async fn without_a_snapshot_nothing_can_be_restored() {
     assert!(matches!(planned(&writer.objects, Target::Latest).await, Err(PlanError::NothingToRestore)));
     assert_eq!(refusal(planned(&writer.objects, time(1.0)).await), Refusal::OutsideWindows { time: at(1.0) });
 }
+
+#[tokio::test]
+async fn where_a_lost_history_may_be_meant_no_other_is_restored_in_its_place() {
+    let (writer, first, second) = two_histories();
+    let lost = |result: Result<RestorePlan, PlanError>| match result {
+        Err(error @ PlanError::LostHistory { history, .. }) => {
+            assert!(error.is_damage());
+            history
+        }
+        other => panic!("not refused: {other:?}"),
+    };
+    writer.objects.remove(format!("history/{second}"));
+    for target in [Target::Latest, time(20.0), time(25.0), offset(writer.end())] {
+        assert_eq!(lost(planned(&writer.objects, target).await), second, "{target:?}");
+        assert_eq!(lost(planned_in(&writer.objects, target, Some(second)).await), second, "{target:?}");
+    }
+    for target in [time(5.0), offset(Offset(101))] {
+        assert_eq!(planned(&writer.objects, target).await.unwrap().history.history, first, "{target:?}");
+    }
+    assert_eq!(planned_in(&writer.objects, Target::Latest, Some(first)).await.unwrap().history.history, first);
+}
+
+#[tokio::test]
+async fn a_history_that_its_successor_ended_is_not_missed_behind_its_end() {
+    let (writer, first, second) = two_histories();
+    writer.objects.put(format!("history/{first}"), bytes::Bytes::from_static(b"redwind history 1 0 00000000\n"));
+    for target in [Target::Latest, time(20.0), offset(writer.end())] {
+        assert_eq!(planned(&writer.objects, target).await.unwrap().history.history, second, "{target:?}");
+    }
+    for target in [time(5.0), offset(Offset(101))] {
+        let refused = planned(&writer.objects, target).await;
+        assert!(matches!(refused, Err(PlanError::LostHistory { history, .. }) if history == first), "{refused:?}");
+    }
+}

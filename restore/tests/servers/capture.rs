@@ -205,6 +205,7 @@ impl Archive {
             rdb_crc64: crc64,
             stream_database: info.repl_stream_db,
             chunks,
+            previous: None,
             server: history.server.clone(),
         };
         let name = ManifestName { history: history.history, offset: position.offset, time: manifest.time, snapshot };
@@ -237,6 +238,7 @@ impl Archive {
                 clock_offset: Some(0),
                 replication_ids: Vec::new(),
                 framer: framer.state(),
+                snapshot: None,
             };
             let mut object = Vec::new();
             let until = at.since(history.start) + SEGMENT_BYTES;

@@ -43,6 +43,7 @@ impl Rig {
             replication_ids: Vec::new(),
             read_until: Timestamp(0),
             has_snapshot: true,
+            damaged: false,
         };
         let (sender, entries) = EntrySender::for_tests(Some(point));
         let sender: &'static EntrySender = Box::leak(Box::new(sender));

@@ -15,6 +15,7 @@ fn point(offset: u64) -> ResumePoint {
         replication_ids: vec![ReplicationId { id: ID, since: Offset(1) }],
         read_until: Timestamp(5),
         has_snapshot: true,
+        damaged: false,
     }
 }
 
@@ -91,5 +92,7 @@ fn the_cause_of_a_gap_is_told_by_where_the_server_stands() {
     assert_eq!(cause(&wish(None, None), Offset(9)), Cause::First);
     assert_eq!(cause(&wish(None, Some(point(700))), Offset(699)), Cause::OffsetsWentBack);
     assert_eq!(cause(&wish(None, Some(point(700))), Offset(700)), Cause::BacklogLost);
+    let damaged = ResumePoint { damaged: true, ..point(700) };
+    assert_eq!(cause(&wish(None, Some(damaged)), Offset(700)), Cause::LogDamaged);
     assert_eq!(cause(&wish(Some(Cause::SpoolFull), Some(point(700))), Offset(1)), Cause::SpoolFull);
 }
