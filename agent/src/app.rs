@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::grpc::{self, AgentService, ServedSource};
-use crate::api::{Metrics, Publisher, SourceView, Watches, http, instant};
+use crate::api::{Access, Metrics, Publisher, SourceView, Watches, http, instant};
+use crate::audit::AuditLog;
 use crate::config::{AgentConfig, SourceConfig};
 use crate::error::AgentError;
 use crate::journal::{Journal, JournalEnd, JournalError};
@@ -119,18 +120,20 @@ impl Interfaces {
             served: Arc::default(),
             closing: CancellationToken::new(),
         };
+        let (access, keeper) = Access::load(&config.access).await?;
+        tokio::spawn(keeper.run(interfaces.closing.clone()));
         if let Some(listener) = listen("grpc", config.grpc).await? {
             let service = AgentService::new(
                 info(config, clock.now()),
                 Arc::clone(&interfaces.served),
                 interfaces.closing.clone(),
             );
-            let serving = grpc::serve(listener, service);
+            let serving = grpc::serve(listener, access.clone(), service);
             interfaces.tasks.spawn(async { serving.await.map_err(|source| AgentError::Serve("gRPC", source)) });
         }
         if let Some(listener) = listen("http", config.http).await? {
             let (view, closing) = (Arc::clone(&interfaces.view), interfaces.closing.clone());
-            let serving = http::serve(listener, Metrics::install()?, view, closing);
+            let serving = http::serve(listener, access, Metrics::install()?, view, closing);
             interfaces.tasks.spawn(async { serving.await.map_err(|source| AgentError::Serve("HTTP", source)) });
         }
         Ok(interfaces)
@@ -182,13 +185,13 @@ impl App {
     async fn start(
         config: &AgentConfig,
         clock: Arc<Clock>,
-        interfaces: Interfaces,
+        mut interfaces: Interfaces,
         stop: CancellationToken,
     ) -> Result<Self, AgentError> {
         let config = config.source.clone();
         let store = Store::create(&config.store)?.source(&config.name);
         let drain = CancellationToken::new();
-        let (journal, tasks) = Journal::open(store, &config, Arc::clone(&clock), drain.clone()).await?;
+        let (journal, tasks) = Journal::open(store.clone(), &config, Arc::clone(&clock), drain.clone()).await?;
         let journal = Arc::new(journal);
         announce(&config, &journal);
 
@@ -207,9 +210,15 @@ impl App {
         };
         let view = Arc::new(SourceView::new(&config, clock, watches));
         let publisher = Publisher::new(Arc::clone(&view));
-        interfaces.show(ServedSource { view, feed: publisher.feed(), flush, snapshots });
+        let (audit, audit_writer) = AuditLog::new(store, journal.archive());
+        interfaces.show(ServedSource { view, feed: publisher.feed(), flush, snapshots, audit });
 
         tokio::spawn(publisher.run(interfaces.closing.clone()));
+        let closing = interfaces.closing.clone();
+        interfaces.tasks.spawn(async {
+            audit_writer.run(closing).await;
+            Ok(())
+        });
         let journal = tokio::spawn(tasks.run());
         let source = tokio::spawn(follower.run(stop.clone()));
         Ok(Self { source, journal, stop, drain, interfaces })

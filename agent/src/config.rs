@@ -3,6 +3,8 @@
 //! They come from flags, environment and file, which the command line reads; this module knows
 //! nothing of those, only what the values mean and which of them make sense together.
 
+mod access;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use redwind_archive::layout::SourceName;
 use redwind_archive::store::StoreUrl;
 use redwind_link::{ServerUrl, TlsOptions};
+
+pub use access::{AccessConfig, Role, TokenSource};
 
 /// Where gRPC is served unless told otherwise.
 pub const GRPC_DEFAULT: &str = "127.0.0.1:7417";
@@ -48,8 +52,8 @@ pub struct AgentConfig {
     pub grpc: Option<SocketAddr>,
     /// Where metrics and health are served; `None` is nowhere.
     pub http: Option<SocketAddr>,
-    /// Whoever reaches the two addresses may use them, so that they need not be loopback ones.
-    pub listen_open: bool,
+    /// Who may use them.
+    pub access: AccessConfig,
 }
 
 /// One source: the server followed, and how its archive is written.
@@ -105,18 +109,7 @@ impl AgentConfig {
     /// The first that cannot be worked with.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.source.validate()?;
-        for (option, address) in [("grpc", self.grpc), ("http", self.http)] {
-            let Some(address) = address else { continue };
-            if !address.ip().is_loopback() && !self.listen_open {
-                return Err(refuse(
-                    option,
-                    format!(
-                        "{address} is no loopback address and what listens there asks nobody for a password; \
-                         add --listen-open if everyone who can reach it may use it"
-                    ),
-                ));
-            }
-        }
+        self.access.validate([("grpc", self.grpc), ("http", self.http)])?;
         match (self.grpc, self.http) {
             (Some(grpc), Some(http)) if grpc == http && grpc.port() != 0 => {
                 Err(refuse("http", format!("{http} is the address of --grpc")))
@@ -217,7 +210,7 @@ mod tests {
             },
             grpc: Some(GRPC_DEFAULT.parse().unwrap()),
             http: Some(HTTP_DEFAULT.parse().unwrap()),
-            listen_open: false,
+            access: AccessConfig::default(),
         }
     }
 
@@ -252,11 +245,39 @@ mod tests {
     }
 
     #[test]
-    fn listening_beyond_loopback_needs_the_flag_that_says_so() {
-        let open = Some("0.0.0.0:7417".parse().unwrap());
-        let error = refused(|config| config.grpc = open);
-        assert!(error.to_string().contains("--listen-open"), "{error}");
-        assert_eq!(AgentConfig { grpc: open, listen_open: true, ..config() }.validate(), Ok(()));
+    fn listening_beyond_loopback_needs_tls_and_somebody_known_or_the_flag_that_says_so() {
+        let beyond = Some("0.0.0.0:7417".parse().unwrap());
+        let token = || Some(TokenSource::File("/token".into()));
+        let tls = || AccessConfig { cert: Some("/c".into()), key: Some("/k".into()), ..AccessConfig::default() };
+        let served = |access: AccessConfig| AgentConfig { grpc: beyond, access, ..config() }.validate();
+        for (access, missing) in [
+            (AccessConfig::default(), "--listen-cert"),
+            (AccessConfig { reader: token(), ..AccessConfig::default() }, "--listen-cert"),
+            (tls(), "--operator-token-file"),
+        ] {
+            let error = served(access).unwrap_err();
+            assert!(error.option == "grpc" && error.problem.contains(missing), "{error}");
+            assert!(error.problem.contains("--listen-open"), "{error}");
+        }
+        for access in [
+            AccessConfig { reader: token(), ..tls() },
+            AccessConfig { operator: token(), ..tls() },
+            AccessConfig { client_ca: Some("/ca".into()), ..tls() },
+            AccessConfig { open: true, ..AccessConfig::default() },
+        ] {
+            assert_eq!(served(access), Ok(()));
+        }
         assert_eq!(AgentConfig { grpc: Some("[::1]:0".parse().unwrap()), ..config() }.validate(), Ok(()));
+    }
+
+    #[test]
+    fn half_of_an_identity_is_refused_by_the_option_that_is_there() {
+        for (option, access) in [
+            ("listen-cert", AccessConfig { cert: Some("/c".into()), ..AccessConfig::default() }),
+            ("listen-key", AccessConfig { key: Some("/k".into()), ..AccessConfig::default() }),
+            ("listen-client-ca", AccessConfig { client_ca: Some("/ca".into()), ..AccessConfig::default() }),
+        ] {
+            assert_eq!(refused(|config| config.access = access).option, option);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use redwind_archive::store::StoreError;
 
-use crate::api::MetricsError;
+use crate::api::{AccessError, MetricsError};
 use crate::config::ConfigError;
 use crate::journal::{JournalError, Verdict};
 use crate::source::SourceError;
@@ -15,6 +15,8 @@ use crate::source::SourceError;
 pub enum AgentExit {
     /// Failed for a reason that has no kind of its own; another try may go better.
     Failed,
+    /// The settings, or the files that they name, cannot be worked with.
+    Usage,
     /// The store cannot be reached, refuses, or is unfit.
     Store,
     /// Another agent is the archive's writer now, or holds the spool.
@@ -56,6 +58,9 @@ pub enum AgentError {
     /// The source cannot be followed.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A file of certificates or tokens cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Metrics cannot be kept.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -82,8 +87,8 @@ impl AgentError {
                 Verdict::Fenced => AgentExit::Fenced,
             },
             Self::Source(error) => error.exit(),
-            Self::Config(_)
-            | Self::Listen { .. }
+            Self::Config(_) | Self::Access(_) => AgentExit::Usage,
+            Self::Listen { .. }
             | Self::System { .. }
             | Self::Metrics(_)
             | Self::Serve(..)
@@ -91,6 +96,17 @@ impl AgentError {
             | Self::Ended(_) => AgentExit::Failed,
         }
     }
+}
+
+/// An error with all its sources, on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

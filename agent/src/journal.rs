@@ -47,6 +47,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
+use ulid::Ulid;
 
 pub use entry::{BATCH_BYTES_MAX, Batch, Entry, EntrySender, ResumePoint};
 pub use error::{JournalError, Verdict};
@@ -237,6 +238,12 @@ impl Journal {
         let point = self.tail.get()?;
         let has_snapshot = self.upstream.board.has_snapshot(point.position.history);
         Some(ResumePoint { has_snapshot, ..point })
+    }
+
+    /// The archive's id.
+    #[must_use]
+    pub fn archive(&self) -> Ulid {
+        self.upstream.tenure.identity.archive
     }
 
     /// The way in, for its one user: the log reader, across its reconnects.

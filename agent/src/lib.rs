@@ -15,4 +15,5 @@ pub mod journal;
 pub mod api;
 
 pub mod app;
+mod audit;
 pub mod error;

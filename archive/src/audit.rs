@@ -86,6 +86,13 @@ pub enum AuditEvent {
         /// Where: a path, or an address without user and password.
         place: String,
     },
+    /// A running agent was asked for a snapshot.
+    Snapshot {
+        /// The address that it was asked from.
+        peer: String,
+        /// As what: `operator`.
+        role: String,
+    },
     /// Something that a later release writes down.
     #[serde(other)]
     Unknown,
@@ -114,16 +121,24 @@ pub struct Recorded {
     pub entry: Option<AuditEntry>,
 }
 
-/// Writes down that this process does something, now.
+impl AuditEntry {
+    /// An entry that says that this process does something, now.
+    #[must_use]
+    pub fn now(archive: Ulid, event: AuditEvent) -> Self {
+        let time = Clock::new().now();
+        let entry = Ulid::from_parts(time.0 / 1000, Ulid::generate().random());
+        Self { entry, archive, time, by: Actor::this_process(), event }
+    }
+}
+
+/// Puts an entry; again, if need be.
 ///
 /// # Errors
-/// When the entry is not known to stand in the store.
-pub async fn record(store: &SourceStore, archive: Ulid, event: AuditEvent) -> Result<(), StoreError> {
-    let time = Clock::new().now();
-    let name = AuditName { time, entry: Ulid::from_parts(time.0 / 1000, Ulid::generate().random()) };
-    let entry = AuditEntry { entry: name.entry, archive, time, by: Actor::this_process(), event };
-    // Nobody else has the name: it holds 80 random bits.
-    store.put_document(&ObjectName::Audit(name), &entry).await.map(drop)
+/// When it is not known to stand in the store.
+pub async fn put(store: &SourceStore, entry: &AuditEntry) -> Result<(), StoreError> {
+    let name = AuditName { time: entry.time, entry: entry.entry };
+    // No other entry has the name: it holds 80 random bits.
+    store.put_document(&ObjectName::Audit(name), entry).await.map(drop)
 }
 
 /// The whole log, oldest first.
@@ -192,7 +207,7 @@ mod tests {
     async fn what_was_recorded_is_read_in_its_order() {
         let store = store();
         for target in ["latest", "offset:7"] {
-            record(&store, ARCHIVE, restore(target)).await.unwrap();
+            put(&store, &AuditEntry::now(ARCHIVE, restore(target))).await.unwrap();
         }
         let log = read_all(&store, ARCHIVE).await.unwrap();
         let events: Vec<_> = log.iter().map(|recorded| recorded.entry.clone().unwrap().event).collect();
@@ -203,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn an_entry_of_another_archive_or_under_another_name_is_damage() {
         let store = store();
-        record(&store, Ulid(6), restore("latest")).await.unwrap();
+        put(&store, &AuditEntry::now(Ulid(6), restore("latest"))).await.unwrap();
         assert!(read_all(&store, ARCHIVE).await.unwrap()[0].entry.is_none());
         let sound = read_all(&store, Ulid(6)).await.unwrap().remove(0);
         let elsewhere = AuditName { entry: Ulid(9), ..sound.name };
@@ -214,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_later_release_wrote_is_shown_as_unknown() {
         let store = store();
-        record(&store, ARCHIVE, restore("latest")).await.unwrap();
+        put(&store, &AuditEntry::now(ARCHIVE, restore("latest"))).await.unwrap();
         let known = read_all(&store, ARCHIVE).await.unwrap().remove(0).entry.unwrap();
         let mut later = serde_json::to_value(&known).unwrap();
         later["event"] = serde_json::json!({ "what": "prune", "objects": 7 });

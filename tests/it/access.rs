@@ -1,9 +1,10 @@
-//! Who may do what, and what is left of it: the audit log.
+//! Who may do what, and what is left of it: TLS, tokens, the audit log.
 
-use redwind_tests::on_each_flavor;
-use redwind_tests::redwind::{restore, run, verify};
+use redwind_tests::certificates::Certificates;
+use redwind_tests::redwind::{Finished, http_get, restore, run, run_with, verify};
 use redwind_tests::servers::Flavor;
-use redwind_tests::story::{Following, patient_server};
+use redwind_tests::story::{Following, QUICK, patient_server};
+use redwind_tests::{on_each_flavor, poll};
 use serde_json::Value as Json;
 
 /// The audit log of the only source, oldest first.
@@ -53,3 +54,66 @@ fn a_restore_is_in_the_audit_log(flavor: &Flavor) {
     assert!(restored.stderr.contains("not in the archive's audit log"), "{}", restored.stderr);
 }
 on_each_flavor!(a_restore_is_in_the_audit_log: redis_7_0 valkey_9);
+
+const READER: &str = "reader-0123456789abcdef";
+const OPERATOR: &str = "operator-0123456789abcdef";
+
+fn assert_refused(ended: Finished, words: &str) {
+    let ended = ended.expect(1);
+    assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
+}
+
+/// An agent that asks for a certificate and a token, and everything that is missing or wrong in turn.
+fn tls_and_tokens_guard_an_agent(flavor: &Flavor) {
+    let files = Certificates::create();
+    let [read_tokens, operator_tokens] = ["read.tokens", "operator.tokens"].map(|name| files.path(name));
+    std::fs::write(&read_tokens, READER).unwrap();
+    std::fs::write(&operator_tokens, OPERATOR).unwrap();
+    let [ca, cert, key, client_cert, client_key] =
+        ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"].map(|name| files.path(name));
+    let guards = [
+        ["--listen-cert", &cert],
+        ["--listen-key", &key],
+        ["--listen-client-ca", &ca],
+        ["--read-token-file", &read_tokens],
+        ["--operator-token-file", &operator_tokens],
+    ];
+    let server = patient_server(flavor);
+    let following = Following::start_unready(&server, &[QUICK, guards.as_flattened()].concat());
+    let agent = format!("https://{}", following.agent.grpc());
+    let trust = ["--tls-ca", &ca];
+    let identity = [trust.as_slice(), &["--tls-cert", &client_cert, "--tls-key", &client_key]].concat();
+    let ask = |command: &str, agent: &str, more: &[&str], token: Option<&str>| {
+        let env = token.map(|token| ("REDWIND_TOKEN", token));
+        run_with(None, &[&[command, "--json", "--agent", agent], more].concat(), env.as_slice())
+    };
+    poll::until_true("a reader sees that the agent streams", || {
+        let told = ask("status", &agent, &identity, Some(READER));
+        told.code == Some(0) && told.json()["sources"][0]["state"] == "streaming"
+    });
+
+    assert_refused(ask("status", &agent, &identity, None), "a token is required");
+    assert_refused(ask("status", &agent, &identity, Some("guessed-0123456789abcdef")), "not known");
+    assert_refused(ask("status", &agent, &trust, Some(READER)), "a client certificate is required");
+    assert_refused(ask("status", &agent, &[], Some(READER)), "certificate");
+    let plain = format!("http://{}", following.agent.grpc());
+    assert_refused(ask("status", &plain, &[], Some(READER)), "https://");
+    let metrics = http_get(following.agent.http(), "/metrics");
+    assert!(metrics.is_none_or(|(_, page)| !page.contains("redwind_")), "metrics were told without TLS");
+    assert_refused(ask("snapshot", &agent, &identity, Some(READER)), "only an operator");
+    assert!(audit_log(&following).is_empty(), "nothing was done yet");
+
+    let _ = ask("snapshot", &agent, &identity, Some(OPERATOR)).expect(0);
+    let log =
+        poll::until("the request is in the audit log", || Some(audit_log(&following)).filter(|log| !log.is_empty()));
+    let event = &log[0]["event"];
+    assert_eq!((event["what"].as_str(), event["role"].as_str()), (Some("snapshot"), Some("operator")), "{event}");
+    assert!(event["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{event}");
+
+    // taken away, it counts no more
+    std::fs::write(&read_tokens, "other-0123456789abcdef").unwrap();
+    poll::until_true("the old token is refused", || ask("status", &agent, &identity, Some(READER)).code == Some(1));
+    let _ = ask("status", &agent, &identity, Some("other-0123456789abcdef")).expect(0);
+    following.verify();
+}
+on_each_flavor!(tls_and_tokens_guard_an_agent: redis_7_0);

@@ -84,8 +84,16 @@ impl Finished {
 /// # Panics
 /// When it cannot be executed.
 pub fn run(store: Option<&StoreAddress>, arguments: &[&str]) -> Finished {
+    run_with(store, arguments, &[])
+}
+
+/// As [`run`], with environment variables.
+///
+/// # Panics
+/// When it cannot be executed.
+pub fn run_with(store: Option<&StoreAddress>, arguments: &[&str], env: &[(&str, &str)]) -> Finished {
     let mut redwind = command(binary());
-    redwind.args(arguments).stdin(Stdio::null());
+    redwind.args(arguments).envs(env.iter().copied()).stdin(Stdio::null());
     if let Some(store) = store {
         redwind.args(["--store", &store.url]).envs(store.env.iter().cloned());
     }

@@ -1,42 +1,228 @@
-//! How commands reach a running agent.
+//! How commands reach a running agent: its address, TLS, and who they are to it.
 
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper_util::rt::TokioIo;
+use redwind_link::TlsOptions;
 use redwind_proto::v1::agent_client::AgentClient;
-use tonic::transport::{Channel, Endpoint};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
 
 use crate::exit::UsageError;
+use crate::secret_args;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A client of an agent that says who it is.
+pub(crate) type Client = AgentClient<InterceptedService<Channel, Bearer>>;
+
 #[derive(clap::Args)]
 pub(crate) struct AgentAddressArgs {
-    /// Address of the agent's gRPC interface (its option --grpc)
+    /// Address of the agent's gRPC interface (its option --grpc): host:port, or with http:// or https://
+    ///
+    /// Without either, https:// beyond loopback.
     #[arg(long, value_name = "ADDR", default_value = redwind_agent::config::GRPC_DEFAULT)]
     agent: String,
 
     /// The source, when the agent follows several
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 }
 
 impl AgentAddressArgs {
     /// A connection to the agent.
-    pub(crate) async fn connect(&self) -> anyhow::Result<AgentClient<Channel>> {
-        let uri = if self.agent.contains("://") { self.agent.clone() } else { format!("http://{}", self.agent) };
-        let endpoint = Endpoint::from_shared(uri)
-            .map_err(|_| UsageError::new(format!("agent: {:?} is no address such as 127.0.0.1:7417", self.agent)))?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
-        let hint = || format!("cannot reach an agent on {}; does one run there, with --grpc?", self.agent);
-        Ok(AgentClient::new(channel.with_context(hint)?))
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        self.identity.connect(&self.agent).await
+    }
+}
+
+/// Whom to trust, and who we are, at an agent that asks.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Agent")]
+pub(crate) struct IdentityArgs {
+    /// PEM file of the authorities to trust for an agent at https://, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// PEM file of our certificate, for an agent at https:// that asks for one
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// PEM file of the private key of --tls-cert
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    // Only from the environment: `settle_secrets` sees to that.
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    token: Option<String>,
+
+    /// A file that holds the token for the agent and nothing else (or REDWIND_TOKEN holds the token)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl IdentityArgs {
+    /// A connection to the agent at `address`.
+    pub(crate) async fn connect(&self, address: &str) -> anyhow::Result<Client> {
+        let place = Place::parse(address)?;
+        let bearer = Bearer(self.token()?);
+        if bearer.0.is_some() && !place.tls && !place.is_loopback() {
+            let problem = format!("agent: a token would be sent unencrypted to {place}; write https://");
+            return Err(UsageError::new(problem).into());
+        }
+        let hint = || format!("cannot reach an agent at {place}; does one run there, with --grpc?");
+        let channel = self.channel(&place).await.with_context(hint)?;
+        Ok(AgentClient::with_interceptor(channel, bearer))
+    }
+
+    async fn channel(&self, place: &Place) -> anyhow::Result<Channel> {
+        // The scheme is the connector's affair.
+        let endpoint = Endpoint::from_shared(format!("http://{}", place.authority))?.connect_timeout(CONNECT_TIMEOUT);
+        if !place.tls {
+            return Ok(endpoint.connect().await?);
+        }
+        let tls = TlsOptions { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() };
+        let mut config = tls.client_config().map_err(|error| UsageError::new(crate::exit::describe(&error.into())))?;
+        Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
+        let connector = tower::service_fn(move |uri: Uri| encrypted(uri, Arc::clone(&config)));
+        Ok(endpoint.connect_with_connector(connector).await?)
+    }
+
+    fn token(&self) -> Result<Option<MetadataValue<Ascii>>, UsageError> {
+        let secret = match (&self.token, &self.token_file) {
+            (_, Some(path)) => secret_args::read_file("token-file", path)?,
+            (Some(token), None) => token.clone().into(),
+            (None, None) => return Ok(None),
+        };
+        let header = [b"Bearer ", secret.expose()].concat();
+        let mut value = MetadataValue::try_from(header)
+            .map_err(|_| UsageError::new("token: it holds characters that no token has"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+/// A TLS connection to the host and port of `uri`.
+async fn encrypted(
+    uri: Uri,
+    config: Arc<ClientConfig>,
+) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+        match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::InvalidMessage(_)) => io::Error::other("it does not speak TLS: write http://"),
+            _ => error,
+        }
+    })?;
+    Ok(TokioIo::new(stream))
+}
+
+/// Where an agent is.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    authority: String,
+    tls: bool,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.tls { "https://" } else { "http://" }, self.authority)
+    }
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Self, UsageError> {
+        let (scheme, authority) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+        let authority = authority.trim_end_matches('/').to_owned();
+        let bad = || UsageError::new(format!("agent: {text:?} is no address such as 127.0.0.1:7417"));
+        let uri: Uri = format!("http://{authority}").parse().map_err(|_| bad())?;
+        // A user in it could only be meant for a password, which is not how an agent is asked.
+        if uri.port_u16().is_none() || uri.path_and_query().is_some_and(|path| path != "/") || authority.contains('@') {
+            return Err(bad());
+        }
+        let mut place = Self { authority, tls: false };
+        place.tls = match scheme {
+            Some("https") => true,
+            Some("http") => false,
+            None => !place.is_loopback(),
+            Some(_) => return Err(bad()),
+        };
+        Ok(place)
+    }
+
+    fn is_loopback(&self) -> bool {
+        let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+/// Adds our token to every request.
+#[derive(Clone)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
     }
 }
 
 /// An agent's refusal in its own words, without the wire's.
-pub(crate) fn refusal(status: &tonic::Status) -> anyhow::Error {
+pub(crate) fn refusal(status: &Status) -> anyhow::Error {
+    // Only what went wrong on this side of the wire has a cause.
+    if std::error::Error::source(status).is_some() {
+        let told = status.message();
+        return anyhow::anyhow!("the connection with the agent broke ({told}); one with --listen-cert is at https://");
+    }
     match status.message() {
         "" => anyhow::anyhow!("the agent answers: {}", status.code()),
         message => anyhow::anyhow!("the agent answers: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_an_agent_is_asked_by_tls_unless_told() {
+        for (text, expected) in [
+            ("127.0.0.1:7417", "http://127.0.0.1:7417"),
+            ("localhost:7417", "http://localhost:7417"),
+            ("[::1]:7417", "http://[::1]:7417"),
+            ("10.0.0.7:7417", "https://10.0.0.7:7417"),
+            ("agent.internal:7417", "https://agent.internal:7417"),
+            ("http://agent.internal:7417/", "http://agent.internal:7417"),
+            ("https://127.0.0.1:7417", "https://127.0.0.1:7417"),
+        ] {
+            assert_eq!(Place::parse(text).unwrap().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in ["", "agent", "ftp://a:1", "a:1/path", "user:canary@a:1", "a:1?x", "a b:1"] {
+            assert!(Place::parse(text).is_err(), "{text}");
+        }
     }
 }

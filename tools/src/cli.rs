@@ -13,8 +13,8 @@ use crate::commands::restore::RestoreArgs;
 use crate::commands::snapshot::SnapshotArgs;
 use crate::commands::status::StatusArgs;
 use crate::commands::verify::VerifyArgs;
+use crate::secret_args::settle_secrets;
 use crate::settings_file::SettingsFile;
-use crate::source_args::settle_password;
 
 /// Continuous backup and point-in-time recovery for Redis, Valkey and FalkorDB
 #[derive(Parser)]
@@ -56,7 +56,7 @@ pub(crate) enum Command {
 /// precedence. Asked for help, or given what makes no sense, clap prints and ends the process.
 ///
 /// # Errors
-/// When the settings file cannot be used, or passwords are given twice or in the open.
+/// When the settings file cannot be used, or secrets are given twice or in the open.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Cli> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = command();
@@ -97,7 +97,7 @@ fn with_settings(
     let Some((name, given)) = matches.subcommand() else {
         return Ok(matches);
     };
-    command = change_subcommand(command, name, |subcommand| Ok(settle_password(subcommand, given)?))?;
+    command = change_subcommand(command, name, |subcommand| Ok(settle_secrets(subcommand, given)?))?;
     Ok(again(command)?)
 }
 

@@ -67,6 +67,7 @@ fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> 
     if let Some(error) = cause.downcast_ref::<AgentError>() {
         return Some(match error.exit() {
             AgentExit::Failed => Status::Failed,
+            AgentExit::Usage => Status::Usage,
             AgentExit::Store => Status::Store,
             AgentExit::Fenced => Status::Fenced,
             AgentExit::Source => Status::Source,

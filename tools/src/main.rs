@@ -8,6 +8,7 @@ mod exit;
 mod logging;
 mod quantity;
 mod screen;
+mod secret_args;
 mod settings_file;
 mod source_args;
 mod target;

@@ -2,14 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use clap::ArgMatches;
-use clap::parser::ValueSource;
 use redwind_link::{Secret, ServerUrl, TlsOptions};
 
 use crate::exit::UsageError;
-
-const PASSWORD_BYTES_MAX: usize = 64 << 10;
+use crate::secret_args;
 
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Source")]
@@ -27,7 +23,7 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "NAME")]
     source_user: Option<String>,
 
-    // Only from the environment or the settings file: `settle_password` sees to that.
+    // Only from the environment or the settings file: `settle_secrets` sees to that.
     #[arg(long, value_name = "PASSWORD", hide = true)]
     source_password: Option<String>,
 
@@ -64,9 +60,7 @@ impl SourceArgs {
             server = server.with_username(user.clone());
         }
         if let Some(path) = &self.source_password_file {
-            let password =
-                std::fs::read(path).with_context(|| format!("source-password-file: cannot read {}", path.display()));
-            server = server.with_password(secret(password.map_err(|error| UsageError::new(format!("{error:#}")))?)?);
+            server = server.with_password(secret_args::read_file("source-password-file", path)?);
         } else if let Some(password) = &self.source_password {
             server = server.with_password(Secret::from(password.clone()));
         }
@@ -76,48 +70,6 @@ impl SourceArgs {
     /// The files for TLS.
     pub(crate) fn tls(&self) -> TlsOptions {
         TlsOptions { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
-    }
-}
-
-fn secret(mut bytes: Vec<u8>) -> Result<Secret, UsageError> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    if bytes.is_empty() || bytes.len() > PASSWORD_BYTES_MAX {
-        return Err(UsageError::new("source-password-file: the file is empty, or too large for a password"));
-    }
-    Ok(Secret::from(bytes))
-}
-
-/// A password and a file with a password: what was given closer to the command wins, and the other
-/// one is taken out of `command`.
-///
-/// # Errors
-/// When both were given in the same way, or a password on the command line.
-pub(crate) fn settle_password(command: clap::Command, given: &ArgMatches) -> Result<clap::Command, UsageError> {
-    const PASSWORD: &str = "source_password";
-    const FILE: &str = "source_password_file";
-    if given.try_contains_id(PASSWORD).is_err() {
-        return Ok(command);
-    }
-    if given.value_source(PASSWORD) == Some(ValueSource::CommandLine) {
-        return Err(UsageError::new(
-            "source-password: a password on the command line is visible in the process list; \
-             give it by --source-password-file or in REDWIND_SOURCE_PASSWORD",
-        ));
-    }
-    let without = |command: clap::Command, id: &'static str| {
-        command.mut_arg(id, |arg| arg.env(None::<&str>).default_value(None::<&str>))
-    };
-    match (given.value_source(PASSWORD), given.value_source(FILE)) {
-        (Some(password), Some(file)) if password == file => {
-            Err(UsageError::new("give either source-password or source-password-file, not both"))
-        }
-        (Some(password), Some(file)) => Ok(without(command, if password < file { PASSWORD } else { FILE })),
-        _ => Ok(command),
     }
 }
 
@@ -133,15 +85,6 @@ pub(crate) fn shows_password(argument: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_end_after_a_password_does_not_count() {
-        for text in ["pass", "pass\n", "pass\r\n"] {
-            assert_eq!(secret(text.into()).unwrap().expose(), b"pass");
-        }
-        assert_eq!(secret("pa ss\n\n".into()).unwrap().expose(), b"pa ss\n");
-        assert!(secret("\n".into()).is_err() && secret(vec![b'x'; PASSWORD_BYTES_MAX + 1]).is_err());
-    }
 
     #[test]
     fn passwords_on_the_command_line_are_seen() {

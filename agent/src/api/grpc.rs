@@ -18,13 +18,17 @@ use redwind_proto::v1::{
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use super::access::{Access, Caller, Peer, Protocol, Refusal};
+use super::door::Door;
 use super::publisher::StatusFeed;
 use super::status::SourceView;
+use crate::audit::AuditLog;
+use crate::config::Role;
 use crate::source::SnapshotRequest;
 
 const WATCH_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
@@ -49,6 +53,8 @@ pub struct ServedSource {
     pub flush: Arc<Notify>,
     /// Asks for a snapshot.
     pub snapshots: mpsc::Sender<SnapshotRequest>,
+    /// Remembers who has asked for one.
+    pub audit: AuditLog,
 }
 
 /// The service.
@@ -78,11 +84,12 @@ impl AgentService {
     }
 }
 
-/// Serves on `listener` until the service's `closing` is cancelled and its calls have ended.
+/// Serves on `listener` until the service's `closing` is cancelled and its calls have ended. Whether it is
+/// healthy anybody may ask.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, service: AgentService) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, access: Access, service: AgentService) -> io::Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServer<AgentService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -95,15 +102,45 @@ pub async fn serve(listener: TcpListener, service: AgentService) -> io::Result<(
         closing.cancelled().await;
         health.set_not_serving::<AgentServer<AgentService>>().await;
     };
+    let door = Door::new(listener, access.clone(), Protocol::Http2);
+    let agent = AgentServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let known_only = {
+        let access = access.clone();
+        move |request| admit(&access, request)
+    };
+    let anybody = move |request: Request<()>| {
+        // Only to see who it is, which spares it being cut off.
+        let _stranger = judge(&access, &request);
+        Ok(request)
+    };
     Server::builder()
         .max_concurrent_streams(Some(CALLS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .add_service(AgentServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(health_service)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closed)
+        .add_service(InterceptedService::new(agent, known_only.clone()))
+        .add_service(InterceptedService::new(health_service, anybody))
+        .add_service(InterceptedService::new(reflection, known_only))
+        .serve_with_incoming_shutdown(door.visitors(), closed)
         .await
         .map_err(io::Error::other)
+}
+
+/// Lets a request in together with who asks.
+fn admit(access: &Access, mut request: Request<()>) -> Result<Request<()>, Status> {
+    let caller = judge(access, &request).map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
+    request.extensions_mut().insert(caller);
+    Ok(request)
+}
+
+fn judge(access: &Access, request: &Request<()>) -> Result<Caller, Refusal> {
+    let peer = request.extensions().get::<Peer>().expect("every connection comes through the door");
+    let authorization = request.metadata().get("authorization").map(|value| value.as_bytes());
+    access.judge(peer, authorization)
+}
+
+/// The operator who asks, or the refusal of anybody else.
+fn operator<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().filter(|caller| caller.role >= Role::Operator);
+    caller.copied().ok_or_else(|| Status::permission_denied("only an operator may ask for snapshots, not a reader"))
 }
 
 #[tonic::async_trait]
@@ -151,8 +188,9 @@ impl Agent for AgentService {
         &self,
         request: Request<TakeSnapshotRequest>,
     ) -> Result<Response<Self::TakeSnapshotStream>, Status> {
+        let caller = operator(&request)?;
         let source = self.source(&request.get_ref().source)?;
-        snapshot::take(source.clone(), self.closing.clone()).map(Response::new)
+        snapshot::take(source.clone(), caller, self.closing.clone()).map(Response::new)
     }
 }
 

@@ -1,20 +1,25 @@
 //! HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz` for whoever supervises the agent.
 //!
+//! - `/metrics`: for readers; 401 or 403 for others, where a token or a certificate is asked for.
 //! - `/healthz`: 200 while the process lives.
-//! - `/readyz`: 200 while the source is followed and what it sends becomes durable; else 503 and why.
+//! - `/readyz`: 200 while the source is followed and what it sends becomes durable; else 503, and why, to
+//!   readers.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use redwind_proto::v1::{SourceState, SourceStatus};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::access::{Access, Peer, Protocol, Refusal};
+use super::door::Door;
 use super::metrics::{Metrics, UPKEEP_INTERVAL};
 use super::status::SourceView;
 
@@ -22,6 +27,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 #[derive(Clone, Debug)]
 struct Shown {
+    access: Access,
     metrics: Metrics,
     view: Arc<OnceLock<Arc<SourceView>>>,
 }
@@ -32,6 +38,7 @@ struct Shown {
 /// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
+    access: Access,
     metrics: Metrics,
     view: Arc<OnceLock<Arc<SourceView>>>,
     closing: CancellationToken,
@@ -45,32 +52,66 @@ pub async fn serve(
             }
         }
     };
+    let door = Door::new(listener, access.clone(), Protocol::Http1);
+    let pages = router(Shown { access, metrics, view }).into_make_service_with_connect_info::<Peer>();
     tokio::select! {
-        ended = axum::serve(listener, router(metrics, view)).with_graceful_shutdown(closing.cancelled_owned()) => ended,
+        ended = axum::serve(door, pages).with_graceful_shutdown(closing.cancelled_owned()) => ended,
         () = upkeep => Ok(()),
     }
 }
 
-fn router(metrics: Metrics, view: Arc<OnceLock<Arc<SourceView>>>) -> Router {
+fn router(shown: Shown) -> Router {
     Router::new()
         .route("/metrics", get(metrics_page))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(health_page))
         .route("/readyz", get(readiness_page))
-        .with_state(Shown { metrics, view })
+        .with_state(shown)
 }
 
-async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
+/// That whoever asks may read, or why not.
+struct Admission(Result<(), Refusal>);
+
+impl FromRequestParts<Shown> for Admission {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, shown: &Shown) -> Result<Self, Self::Rejection> {
+        let ConnectInfo(peer) = parts.extensions.get().expect("every connection comes through the door");
+        let authorization = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        Ok(Self(shown.access.judge(peer, authorization).map(drop)))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let text = format!("{self}\n");
+        match self {
+            Self::NoCertificate => (StatusCode::FORBIDDEN, text).into_response(),
+            Self::NoToken | Self::UnknownToken => {
+                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response()
+            }
+        }
+    }
+}
+
+async fn metrics_page(Admission(admitted): Admission, State(shown): State<Shown>) -> Result<Response, Refusal> {
+    admitted?;
     let text = shown.metrics.render(shown.view.get().map(Arc::as_ref));
-    ([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text)
+    Ok(([(header::CONTENT_TYPE, PROMETHEUS_TEXT)], text).into_response())
 }
 
-async fn readiness_page(State(shown): State<Shown>) -> (StatusCode, String) {
+/// Anybody may ask; that somebody known asks spares it being cut off.
+async fn health_page(_: Admission) -> &'static str {
+    "ok\n"
+}
+
+async fn readiness_page(Admission(admitted): Admission, State(shown): State<Shown>) -> (StatusCode, String) {
     let obstacle = match shown.view.get() {
         Some(view) => obstacle(&view.status()),
         None => Some("the agent is opening the archive".to_owned()),
     };
     match obstacle {
         None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(_) if admitted.is_err() => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
         Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
     }
 }
@@ -95,6 +136,7 @@ fn obstacle(status: &SourceStatus) -> Option<String> {
 mod tests {
     use super::*;
     use crate::api::status::tests::Parts;
+    use crate::config::{AccessConfig, TokenSource};
     use crate::source::Phase;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -114,7 +156,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (view, closing) = (Arc::new(OnceLock::new()), CancellationToken::new());
-        let server = tokio::spawn(serve(listener, Metrics::detached(), Arc::clone(&view), closing.clone()));
+        let access = Access::load(&AccessConfig::default()).await.unwrap().0;
+        let server = tokio::spawn(serve(listener, access, Metrics::detached(), Arc::clone(&view), closing.clone()));
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let early = get(address, "/readyz").await;
         assert!(early.starts_with("HTTP/1.1 503") && early.ends_with("the agent is opening the archive\n"), "{early}");
@@ -125,6 +168,41 @@ mod tests {
         assert!(get(address, "/nonsense").await.starts_with("HTTP/1.1 404"));
         closing.cancel();
         server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_come_to_the_point_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (view, closing) = (Arc::default(), CancellationToken::new());
+        let access = Access::load(&AccessConfig::default()).await.unwrap().0;
+        tokio::spawn(serve(listener, access, Metrics::detached(), view, closing));
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        stranger.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await.unwrap();
+        let mut answer = Vec::new();
+        // Time passes when nothing else happens.
+        let _end = stranger.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    }
+
+    #[tokio::test]
+    async fn without_a_token_only_health_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let token = TokenSource::Given("reader-0123456789abcdef".to_owned().into());
+        let config = AccessConfig { reader: Some(token), ..AccessConfig::default() };
+        let access = Access::load(&config).await.unwrap().0;
+        let closing = CancellationToken::new();
+        tokio::spawn(serve(listener, access, Metrics::detached(), Arc::default(), closing));
+        let refused = get(address, "/metrics").await;
+        assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("www-authenticate: Bearer"), "{refused}");
+        assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/readyz").await.ends_with("\r\n\r\nnot ready\n"));
+        let bearer = "HTTP/1.1\r\nAuthorization: Bearer reader-0123456789abcdef\r\nX:";
+        let with_token = |page: &str| format!("{page} {bearer}");
+        assert!(get(address, &with_token("/metrics")).await.starts_with("HTTP/1.1 200"));
+        let told = get(address, &with_token("/readyz")).await;
+        assert!(told.ends_with("the agent is opening the archive\n"), "{told}");
     }
 
     #[test]

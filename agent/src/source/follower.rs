@@ -17,7 +17,7 @@ use ulid::Ulid;
 
 use super::ack::Acknowledger;
 use super::backoff::Backoff;
-use super::error::{AttachError, SourceError, describe};
+use super::error::{AttachError, SourceError};
 use super::handshake::{Endpoint, id_text};
 use super::link_state::{Gap, Phase};
 use super::log_reader::{Ended, LogReader, ReaderContext, SessionStart};
@@ -27,6 +27,7 @@ use super::payload::{Announced, Destination, read_payload};
 use super::snapshot_transfer::{Joinable, LogWatch, ReceivedSnapshot};
 use super::snapshots::{BegunSnapshot, LogEvent};
 use super::socket_probe::SocketProbe;
+use crate::error::describe;
 use crate::journal::{Entry, EntrySender, Journal, JournalError, SnapshotFacts};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);

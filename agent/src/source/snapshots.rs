@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use super::error::{AttachError, describe};
+use super::error::AttachError;
 use super::handshake::Endpoint;
 use super::snapshot_transfer::{Joinable, LogWatch, ReceivedSnapshot, SnapshotStream, complete, receive};
+use crate::error::describe;
 use crate::journal::Journal;
 
 const RETRY_FIRST: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::exit::{Status, status_of};
-use redwind_agent::config::AgentConfig;
+use redwind_agent::config::{AgentConfig, TokenSource};
 
 fn file(text: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -56,7 +56,8 @@ fn every_option_of_the_agent_is_a_setting_of_the_file() {
         "source = 'rediss://db'\nsource-user = 'me'\nsource-password = 'pw'\nstore = 's3://b/p'\nname = 'n'\n\
          tls-ca = '/ca'\ntls-cert = '/cert'\ntls-key = '/key'\nflush-interval = '2s'\ngetack-interval = '50ms'\n\
          snapshot-interval = 'never'\nspool = '/spool'\nspool-size = '1GiB'\nsegment-size = '1MiB'\n\
-         compression-level = -3\ngrpc = 'none'\nhttp = '0.0.0.0:80'\nlisten-open = true\nlog-format = 'json'\n\
+         compression-level = -3\ngrpc = 'none'\nhttp = '0.0.0.0:80'\nlisten-open = true\nlisten-cert = '/lc'\n\
+         listen-key = '/lk'\nlisten-client-ca = '/lca'\nread-token = 'rt'\noperator-token-file = '/ot'\nlog-format = 'json'\n\
          log-level = 'debug'\n",
     );
     let config = config(&["--config", &path]).unwrap();
@@ -66,7 +67,12 @@ fn every_option_of_the_agent_is_a_setting_of_the_file() {
     assert_eq!((source.name.to_string().as_str(), source.snapshot_interval, source.compression_level), ("n", None, -3));
     assert_eq!((source.flush_interval.as_millis(), source.getack_interval.as_millis()), (2000, 50));
     assert_eq!((source.spool.bytes_max, source.segment_bytes_max), (1 << 30, 1 << 20));
-    assert_eq!((config.grpc, config.http.unwrap().port(), config.listen_open), (None, 80, true));
+    assert_eq!((config.grpc, config.http.unwrap().port(), config.access.open), (None, 80, true));
+    let access = config.access;
+    let shown = [access.cert, access.key, access.client_ca].map(|path| path.unwrap().display().to_string());
+    assert_eq!(shown, ["/lc", "/lk", "/lca"]);
+    assert!(matches!(access.reader, Some(TokenSource::Given(token)) if token.expose() == b"rt"));
+    assert!(matches!(access.operator, Some(TokenSource::File(path)) if path == std::path::Path::new("/ot")));
     assert_eq!(source.tls.key.unwrap().display().to_string(), "/key");
 }
 
@@ -77,7 +83,7 @@ fn a_flag_wins_over_the_file() {
     let config = config(&["--config", &path, "--source", "redis://flag", "--listen-open=false"]).unwrap();
     assert_eq!(config.source.server.to_string(), "redis://flag:6379");
     assert_eq!(config.source.flush_interval.as_secs(), 2);
-    assert!(!config.listen_open);
+    assert!(!config.access.open);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use redwind_agent::config::{
-    AgentConfig, COMPRESSION_LEVEL_DEFAULT, FLUSH_INTERVAL_DEFAULT, GETACK_INTERVAL_DEFAULT, GRPC_DEFAULT,
-    HTTP_DEFAULT, SEGMENT_BYTES_DEFAULT, SNAPSHOT_INTERVAL_DEFAULT, SPOOL_BYTES_DEFAULT, SourceConfig, SpoolConfig,
+    AccessConfig, AgentConfig, COMPRESSION_LEVEL_DEFAULT, FLUSH_INTERVAL_DEFAULT, GETACK_INTERVAL_DEFAULT,
+    GRPC_DEFAULT, HTTP_DEFAULT, SEGMENT_BYTES_DEFAULT, SNAPSHOT_INTERVAL_DEFAULT, SPOOL_BYTES_DEFAULT, SourceConfig,
+    SpoolConfig, TokenSource,
 };
 
 use crate::archive_args::ArchiveArgs;
@@ -120,8 +121,39 @@ struct ServingArgs {
     #[arg(long, value_name = "ADDR", default_value = HTTP_DEFAULT)]
     http: ListenAddress,
 
-    /// Allow --grpc and --http on addresses that are not loopback ones: whoever can reach them can
-    /// read the agent's state and ask for snapshots, without a password and without encryption
+    /// PEM file of the certificate, with its chain, by which both speak TLS
+    ///
+    /// Beyond loopback it is needed, and so is --read-token-file, --operator-token-file or
+    /// --listen-client-ca. This file and those below are read again while the agent runs, so that renewed
+    /// ones count within seconds. Health checks are answered to anybody.
+    #[arg(long, value_name = "FILE")]
+    listen_cert: Option<PathBuf>,
+
+    /// PEM file of the private key of --listen-cert
+    #[arg(long, value_name = "FILE")]
+    listen_key: Option<PathBuf>,
+
+    /// PEM file of the authorities one of which must vouch for a client's certificate
+    #[arg(long, value_name = "FILE")]
+    listen_client_ca: Option<PathBuf>,
+
+    // Only from the environment or the settings file: `settle_secrets` sees to that.
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    read_token: Option<String>,
+
+    /// A file of tokens, one a line, for those who may see state and metrics and wait for writes
+    #[arg(long, value_name = "FILE")]
+    read_token_file: Option<PathBuf>,
+
+    #[arg(long, value_name = "TOKEN", hide = true)]
+    operator_token: Option<String>,
+
+    /// A file of tokens, one a line, for those who may also ask for snapshots
+    #[arg(long, value_name = "FILE")]
+    operator_token_file: Option<PathBuf>,
+
+    /// Allow --grpc and --http beyond loopback without TLS, or without tokens and certificates of
+    /// clients: whoever can reach them can then overhear or use them
     #[arg(
         long,
         value_name = "BOOL",
@@ -133,6 +165,23 @@ struct ServingArgs {
         hide_possible_values = true
     )]
     listen_open: bool,
+}
+
+impl ServingArgs {
+    fn access(&self) -> AccessConfig {
+        let tokens = |token: &Option<String>, file: &Option<PathBuf>| {
+            let given = token.clone().map(|token| TokenSource::Given(token.into()));
+            file.clone().map(TokenSource::File).or(given)
+        };
+        AccessConfig {
+            cert: self.listen_cert.clone(),
+            key: self.listen_key.clone(),
+            client_ca: self.listen_client_ca.clone(),
+            reader: tokens(&self.read_token, &self.read_token_file),
+            operator: tokens(&self.operator_token, &self.operator_token_file),
+            open: self.listen_open,
+        }
+    }
 }
 
 /// A time between snapshots, or none.
@@ -200,7 +249,7 @@ impl AgentArgs {
             },
             grpc: serving.grpc.0,
             http: serving.http.0,
-            listen_open: serving.listen_open,
+            access: serving.access(),
         };
         config.validate()?;
         Ok(config)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use redwind_archive::audit::AuditEvent;
 use redwind_archive::documents::Manifest;
 use redwind_proto::v1::TakeSnapshotResponse;
 use redwind_proto::v1::take_snapshot_response::State;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use ulid::Ulid;
 
-use super::{Answers, ServedSource, stopping};
+use super::{Answers, Caller, ServedSource, stopping};
 use crate::api::status::{snapshot, snapshot_progress};
 use crate::source::{Phase, SnapshotRequest};
 
@@ -20,11 +21,15 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 type Sender = mpsc::Sender<Result<TakeSnapshotResponse, Status>>;
 
-/// Starts or joins, and tells how it goes.
+/// Starts or joins, and tells how it goes. That `caller` asked is entered into the audit log.
 ///
 /// # Errors
 /// When none can be taken now.
-pub(super) fn take(source: ServedSource, closing: CancellationToken) -> Result<Answers<TakeSnapshotResponse>, Status> {
+pub(super) fn take(
+    source: ServedSource,
+    caller: Caller,
+    closing: CancellationToken,
+) -> Result<Answers<TakeSnapshotResponse>, Status> {
     let watches = source.view.watches();
     if watches.progress.borrow().fenced {
         return Err(Status::failed_precondition("fenced: another agent writes the archive"));
@@ -33,6 +38,8 @@ pub(super) fn take(source: ServedSource, closing: CancellationToken) -> Result<A
     if running.is_none() && watches.link.borrow().phase != Phase::Streaming {
         return Err(Status::unavailable("there is no link to the server"));
     }
+    let asked = AuditEvent::Snapshot { peer: caller.address.to_string(), role: caller.role.as_str().to_owned() };
+    source.audit.enter(asked).map_err(|full| Status::unavailable(full.to_string()))?;
     let (sender, answers) = mpsc::channel(1);
     // Ends with the snapshot, with the call, or with the agent.
     tokio::spawn(async move {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::api::Publisher;
+use crate::api::access::Access;
 use crate::api::status::tests::{Parts, history};
+use crate::config::AccessConfig;
 use crate::journal::SnapshotProgress;
 use redwind_archive::position::{HistoryId, Offset};
 use redwind_proto::v1::agent_client::AgentClient;
@@ -11,6 +13,7 @@ use tonic::Code;
 use ulid::Ulid;
 
 struct Served {
+    _audit: crate::audit::AuditWriter,
     parts: Parts,
     service: AgentService,
     flush: Arc<Notify>,
@@ -23,17 +26,26 @@ fn serve_parts(parts: Parts) -> Served {
     let publisher = Publisher::new(Arc::clone(&view));
     let flush = Arc::new(Notify::new());
     let (snapshots, requests) = mpsc::channel(1);
-    let source = ServedSource { view, feed: publisher.feed(), flush: Arc::clone(&flush), snapshots };
+    let store = redwind_archive::store::Store::over(Arc::new(object_store::memory::InMemory::new()), "memory://");
+    let (audit, audit_writer) = AuditLog::new(store.source(&"default".parse().unwrap()), Ulid::from(1));
+    let source = ServedSource { view, feed: publisher.feed(), flush: Arc::clone(&flush), snapshots, audit };
     let closing = CancellationToken::new();
     tokio::spawn(publisher.run(closing.clone()));
     let service = AgentService::new(AgentInfo::default(), Arc::new(OnceLock::from(source)), closing);
-    Served { parts, service, flush, requests }
+    Served { _audit: audit_writer, parts, service, flush, requests }
 }
 
 impl Served {
     async fn wait(&self, request: WaitDurableRequest) -> Result<WaitDurableResponse, Status> {
         self.service.wait_durable(Request::new(request)).await.map(Response::into_inner)
     }
+}
+
+/// A request for a snapshot, as the door lets it through.
+fn asked_by(role: Role) -> Request<TakeSnapshotRequest> {
+    let mut request = Request::new(TakeSnapshotRequest::default());
+    request.extensions_mut().insert(Caller { role, address: ([127, 0, 0, 1], 9).into() });
+    request
 }
 
 fn at(offset: u64) -> WaitDurableRequest {
@@ -151,16 +163,25 @@ async fn waiting_ends_with_the_agent() {
 #[tokio::test]
 async fn a_snapshot_needs_a_link_and_the_archive() {
     let served = serve_parts(Parts::new());
-    let take = || served.service.take_snapshot(Request::new(TakeSnapshotRequest::default()));
+    let take = || served.service.take_snapshot(asked_by(Role::Operator));
     assert_eq!(take().await.err().unwrap().code(), Code::Unavailable);
     served.parts.progress.send_modify(|progress| progress.fenced = true);
     assert_eq!(take().await.err().unwrap().code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]
+async fn only_an_operator_may_ask_for_a_snapshot() {
+    let served = serve_parts(Parts::streaming());
+    for request in [asked_by(Role::Reader), Request::new(TakeSnapshotRequest::default())] {
+        assert_eq!(served.service.take_snapshot(request).await.err().unwrap().code(), Code::PermissionDenied);
+    }
+    assert!(served.service.take_snapshot(asked_by(Role::Operator)).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_snapshot_that_fails_says_why() {
     let mut served = serve_parts(Parts::streaming());
-    let answers = served.service.take_snapshot(Request::new(TakeSnapshotRequest::default())).await.unwrap();
+    let answers = served.service.take_snapshot(asked_by(Role::Operator)).await.unwrap();
     let mut answers = answers.into_inner();
     let request = served.requests.recv().await.unwrap();
     request.reply.send(Err("the fork failed".into())).unwrap();
@@ -185,7 +206,7 @@ async fn a_snapshot_under_way_is_followed_instead_of_asking_for_another() {
         stored_bytes: 0,
     };
     served.parts.snapshots.send_modify(|snapshots| snapshots.running = Some(running));
-    let answers = served.service.take_snapshot(Request::new(TakeSnapshotRequest::default())).await.unwrap();
+    let answers = served.service.take_snapshot(asked_by(Role::Operator)).await.unwrap();
     let mut answers = answers.into_inner();
     let State::Progress(progress) = answers.next().await.unwrap().unwrap().state.unwrap() else {
         panic!("no progress first");
@@ -206,7 +227,8 @@ async fn it_is_served_with_health_and_reflection_until_it_closes() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let served = serve_parts(Parts::streaming());
     let closing = served.service.closing.clone();
-    let server = tokio::spawn(serve(listener, served.service.clone()));
+    let access = Access::load(&AccessConfig::default()).await.unwrap().0;
+    let server = tokio::spawn(serve(listener, access, served.service.clone()));
     let channel = tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap();
     let status = AgentClient::new(channel.clone()).get_status(GetStatusRequest::default()).await.unwrap();
     assert_eq!(status.into_inner().sources[0].state(), SourceState::Streaming);

@@ -73,6 +73,7 @@ fn describe(event: &AuditEvent) -> String {
             };
             format!("restore of {target} ({position}) {means} {place}")
         }
+        AuditEvent::Snapshot { peer, role } => format!("snapshot asked for by an {role} at {peer}"),
         AuditEvent::Unknown => "something that a newer redwind writes down".to_owned(),
     }
 }

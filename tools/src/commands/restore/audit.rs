@@ -1,6 +1,6 @@
 //! Entering a restore into the archive's audit log.
 
-use redwind_archive::audit::{self, AuditEvent, Destination};
+use redwind_archive::audit::{self, AuditEntry, AuditEvent, Destination};
 use redwind_archive::plan::RestorePlan;
 use redwind_archive::position::Position;
 use redwind_archive::store::SourceStore;
@@ -28,7 +28,7 @@ impl AuditLog {
     pub(super) async fn enter(&self, destination: Destination, place: String) {
         let (target, position) = (self.target.clone(), self.position);
         let event = AuditEvent::Restore { target, position, destination, place };
-        if let Err(error) = audit::record(&self.store, self.archive, event).await {
+        if let Err(error) = audit::put(&self.store, &AuditEntry::now(self.archive, event)).await {
             let error = crate::exit::describe(&error.into());
             tracing::warn!("this restore is not in the archive's audit log: {error}");
         }
