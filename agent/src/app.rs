@@ -7,6 +7,9 @@
 //!                 └──────── watches ────────┴──► SourceView ──► gRPC, HTTP
 //! ```
 //!
+//! Before that it may take a while: the archive is claimed only once the source was found fit, and once it
+//! is this agent's turn ([`Candidacy`]).
+//!
 //! Any part that ends by itself ends the agent: the spool makes a restart cheap. A first SIGTERM or
 //! SIGINT stops in the order of the data's path: the follower hands over what it has read, the
 //! journal stores it within its deadline, then the interfaces close. A second one ends at once.
@@ -23,15 +26,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::grpc::{self, AgentService, ServedSource};
 use crate::api::{Access, Metrics, Publisher, SourceView, Watches, http, instant};
 use crate::audit::AuditLog;
-use crate::config::{AgentConfig, SourceConfig};
+use crate::config::{AgentConfig, SourceConfig, Succession};
 use crate::error::AgentError;
-use crate::journal::{Journal, JournalEnd, JournalError};
-use crate::source::{SourceError, SourceFollower};
+use crate::journal::{Candidacy, Journal, JournalEnd, JournalError, Mandate};
+use crate::source::{Scout, SourceError, SourceFollower};
 
 const WORKER_THREADS: usize = 2;
 /// Requests for snapshots that wait: one runs at a time, and it serves all that came before it.
@@ -65,7 +68,7 @@ async fn supervise(config: AgentConfig) -> Result<(), AgentError> {
     let app = tokio::select! {
         biased;
         name = signals.next() => {
-            info!("{name} before the archive was open: stopped");
+            info!("{name} before this agent wrote the archive: stopped");
             return Ok(());
         }
         app = App::start(&config, clock, interfaces, stop.clone()) => app?,
@@ -104,7 +107,7 @@ impl Signals {
 }
 
 /// The interfaces, which serve from the start on: an address that is taken ends the agent before it
-/// touches the archive, and a supervisor that asks while the archive is being opened gets an answer.
+/// touches the archive, and a supervisor that asks before this agent writes the archive gets an answer.
 struct Interfaces {
     tasks: JoinSet<Result<(), AgentError>>,
     view: Arc<OnceLock<Arc<SourceView>>>,
@@ -181,43 +184,55 @@ struct App {
 }
 
 impl App {
-    /// Opens the archive and starts to follow the source: all the wiring, in the data's order.
+    /// Opens the archive, waits for its turn to write it, and starts to follow the source: all the wiring,
+    /// in the data's order.
     async fn start(
         config: &AgentConfig,
         clock: Arc<Clock>,
         mut interfaces: Interfaces,
         stop: CancellationToken,
     ) -> Result<Self, AgentError> {
+        let succession = config.succession;
         let config = config.source.clone();
         let store = Store::create(&config.store)?.source(&config.name);
-        let drain = CancellationToken::new();
-        let (journal, tasks) = Journal::open(store.clone(), &config, Arc::clone(&clock), drain.clone()).await?;
-        let journal = Arc::new(journal);
-        announce(&config, &journal);
+        let candidacy = Candidacy::open(store.clone(), &config, Arc::clone(&clock)).await?;
+        let (audit, audit_writer) = AuditLog::new(store, candidacy.archive());
 
+        let scout = Scout::new(&config, Arc::clone(&clock));
         let flush = Arc::new(Notify::new());
         let (snapshots, requests) = mpsc::channel(SNAPSHOT_REQUESTS);
-        let follower =
-            SourceFollower::new(&config, Arc::clone(&journal), Arc::clone(&clock), requests, Arc::clone(&flush));
+        let watches = Watches::before_writing(scout.link_state(), config.spool.bytes_max, stop.clone());
+        let view = Arc::new(SourceView::new(&config, Arc::clone(&clock), watches));
+        let publisher = Publisher::new(Arc::clone(&view));
+        let feed = publisher.feed();
+        let served =
+            ServedSource { view: Arc::clone(&view), feed, flush: Arc::clone(&flush), snapshots, audit: audit.clone() };
+        interfaces.show(served);
+        tokio::spawn(publisher.run(interfaces.closing.clone()));
+        let closing = interfaces.closing.clone();
+        interfaces.tasks.spawn(async {
+            audit_writer.run(closing).await;
+            Ok(())
+        });
 
-        let watches = Watches {
+        let mandate = win(&candidacy, &scout, succession).await?;
+        if let Some(takeover) = mandate.takeover()
+            && let Err(error) = audit.enter(takeover)
+        {
+            warn!("the takeover is not in the audit log: {error}");
+        }
+        let drain = CancellationToken::new();
+        let (journal, tasks) = candidacy.start(mandate, drain.clone()).await?;
+        let journal = Arc::new(journal);
+        announce(&config, &journal);
+        let follower = SourceFollower::new(&config, Arc::clone(&journal), clock, requests, flush);
+        view.switch(Watches {
             link: follower.link_state(),
             progress: journal.progress(),
             received: journal.received(),
             spool: journal.spool_usage(),
             snapshots: journal.snapshots(),
             stopping: stop.clone(),
-        };
-        let view = Arc::new(SourceView::new(&config, clock, watches));
-        let publisher = Publisher::new(Arc::clone(&view));
-        let (audit, audit_writer) = AuditLog::new(store, journal.archive());
-        interfaces.show(ServedSource { view, feed: publisher.feed(), flush, snapshots, audit });
-
-        tokio::spawn(publisher.run(interfaces.closing.clone()));
-        let closing = interfaces.closing.clone();
-        interfaces.tasks.spawn(async {
-            audit_writer.run(closing).await;
-            Ok(())
         });
         let journal = tokio::spawn(tasks.run());
         let source = tokio::spawn(follower.run(stop.clone()));
@@ -258,6 +273,20 @@ impl App {
             None if journal_ended_early => Err(AgentError::Ended("the journal")),
             None => Err(AgentError::Ended("the follower of the source")),
         }
+    }
+}
+
+/// Waits for this agent's turn to write the archive, with a source that it can follow.
+async fn win(candidacy: &Candidacy, scout: &Scout, succession: Succession) -> Result<Mandate, AgentError> {
+    let fit = async || scout.reach().await.map_err(AgentError::from);
+    let won = candidacy.win(succession, fit, |standing| {
+        let holder = &standing.holder;
+        let name = format!("process {} on {} (term {})", holder.pid, holder.host, holder.term);
+        scout.stand_by(name, standing.armed);
+    });
+    tokio::select! {
+        won = won => won,
+        never = scout.keep_looking() => match never {},
     }
 }
 

@@ -54,6 +54,20 @@ pub struct AgentConfig {
     pub http: Option<SocketAddr>,
     /// Who may use them.
     pub access: AccessConfig,
+    /// What it does when another agent has the archive.
+    pub succession: Succession,
+}
+
+/// What an agent does at its start when another one has the archive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Succession {
+    /// It becomes the writer only if the other one is gone, and else ends.
+    #[default]
+    Yield,
+    /// It becomes the writer at once; the other one ends.
+    TakeOver,
+    /// It waits until the other one is gone.
+    StandBy,
 }
 
 /// One source: the server followed, and how its archive is written.
@@ -211,6 +225,7 @@ mod tests {
             grpc: Some(GRPC_DEFAULT.parse().unwrap()),
             http: Some(HTTP_DEFAULT.parse().unwrap()),
             access: AccessConfig::default(),
+            succession: Succession::Yield,
         }
     }
 

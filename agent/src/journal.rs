@@ -6,8 +6,8 @@
 //!        progress <-- fence check <-- contiguous <-- uploader (parallel puts) <-+
 //! ```
 //!
-//! It owns the archive's tenure (the term), the spool's folder, and the order in which anything
-//! becomes visible. It promises:
+//! It owns the archive's tenure (the term; whose turn it is, `candidacy` finds out), the spool's folder,
+//! and the order in which anything becomes visible. It promises:
 //! - `received >= spooled >= stored >= durable` ([`Progress`]), asserted at every publication;
 //! - nothing counts as stored before everything before it is in the store and, after its put had
 //!   returned, no later term existed: what a fenced writer puts is never acknowledged;
@@ -16,8 +16,10 @@
 //! - memory stays bounded whatever the store does: the queue is 4 MiB, the sealer holds one batch, the
 //!   uploader at most 8 MiB; everything else lies on disk, up to the spool's limit.
 
+mod candidacy;
 mod entry;
 mod error;
+mod heartbeat;
 mod lineage;
 mod pages;
 mod pending;
@@ -26,6 +28,7 @@ mod progress;
 mod recovery;
 mod resume;
 mod sealer;
+mod signs;
 mod snapshot_chunks;
 mod snapshot_writer;
 mod spool;
@@ -47,16 +50,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
-use ulid::Ulid;
 
+pub use candidacy::{Candidacy, Mandate, Standing};
 pub use entry::{BATCH_BYTES_MAX, Batch, Entry, EntrySender, ResumePoint};
 pub use error::{JournalError, Verdict};
 pub use progress::{Progress, ReceivedMark, SnapshotProgress, SnapshotState};
 pub use snapshot_writer::{SnapshotFacts, SnapshotWriter};
 pub use spool::SpoolUsage;
 
-use crate::config::SourceConfig;
 use entry::{Buffers, Tail};
+use heartbeat::{Heartbeat, Pulse};
 use persistence::Persistence;
 use progress::Board;
 use recovery::Survivors;
@@ -64,7 +67,7 @@ use resume::{LogEnd, StoredLog};
 use sealer::{Sealer, SealerParts};
 use spool::Spool;
 use term::Tenure;
-use uploader::{Uploader, Upstream, blocking};
+use uploader::{Uploader, Upstream};
 
 /// How long a journal that is stopped goes on storing what it has.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(9);
@@ -88,6 +91,8 @@ pub struct JournalTasks {
     sealer: thread::JoinHandle<()>,
     sealer_ended: oneshot::Receiver<Result<(), JournalError>>,
     uploader: AbortOnDropHandle<Result<JournalEnd, JournalError>>,
+    /// Gives the signs of life.
+    heartbeat: AbortOnDropHandle<()>,
     stop: CancellationToken,
     drain_deadline: Duration,
     /// Tells the uploader that its time is up.
@@ -117,59 +122,6 @@ struct Settings {
 }
 
 impl Journal {
-    /// Claims the archive's next term, checks the store, recovers the spool, and finds where the
-    /// archive ends. Makes the archive if there is none. Raises `clock` to the newest arrival time
-    /// in the archive.
-    ///
-    /// When `cancel` is cancelled, entries handed over by then are sealed and stored within
-    /// [`DRAIN_DEADLINE`]; stop the log reader first.
-    ///
-    /// # Errors
-    /// [`JournalError::verdict`] tells what it means to the process.
-    pub async fn open(
-        store: SourceStore,
-        config: &SourceConfig,
-        clock: Arc<Clock>,
-        cancel: CancellationToken,
-    ) -> Result<(Self, JournalTasks), JournalError> {
-        let settings = Settings {
-            spool_dir: config.spool.dir.clone(),
-            spool_bytes_max: config.spool.bytes_max,
-            segment_bytes_max: config.segment_bytes_max,
-            compression_level: config.compression_level,
-            drain_deadline: DRAIN_DEADLINE,
-        };
-        Self::open_with(store, settings, clock, cancel).await
-    }
-
-    async fn open_with(
-        store: SourceStore,
-        settings: Settings,
-        clock: Arc<Clock>,
-        cancel: CancellationToken,
-    ) -> Result<(Self, JournalTasks), JournalError> {
-        let marker = term::open_archive(&store, &clock).await?;
-        // Before the claim, so that a second agent on this machine does not fence the first.
-        let (name, wanted, dir) = (store.name().clone(), marker.clone(), settings.spool_dir.clone());
-        let limit = settings.spool_bytes_max;
-        let (spool, files) = blocking(move || Spool::open(&dir, &name, &wanted, limit)).await?;
-        let spool = Arc::new(spool);
-
-        let tenure = Tenure::claim(store.clone(), marker.archive, &clock).await?;
-        let identity = tenure.identity;
-        let stored = resume::find_end(&store, &marker).await?;
-        let joined = Arc::clone(&spool);
-        let (stored, survivors) = blocking(move || {
-            let survivors = recovery::join(&joined, &files, &stored, identity);
-            (stored, survivors)
-        })
-        .await;
-        let survivors = survivors?;
-        clock.raise(survivors.end.as_ref().map(|end| end.newest_time).unwrap_or_default());
-        tell_opened(&store, &tenure, &survivors);
-        Self::start(store, settings, clock, cancel, Opened { spool, tenure, stored, survivors })
-    }
-
     fn start(
         store: SourceStore,
         settings: Settings,
@@ -186,8 +138,8 @@ impl Journal {
         let last = newest_snapshot(&stored, end.as_ref());
         let snapshots =
             watch::Sender::new(SnapshotState { last, newest: stored.newest_complete, ..Default::default() });
-        let suspicion = Notify::new();
-        let upstream = Arc::new(Upstream { store, tenure, spool, board, clock, persistence, suspicion });
+        let (suspicion, pulse) = (Notify::new(), Pulse::new());
+        let upstream = Arc::new(Upstream { store, tenure, spool, board, clock, persistence, suspicion, pulse });
 
         let tail = Tail::new(end.as_ref().map(|end| end.point.clone()));
         let buffers = Buffers::default();
@@ -216,10 +168,12 @@ impl Journal {
         let (sealer, sealer_ended) = spawn_sealer(sealer, &upstream.spool)?;
         let uploader = Uploader::new(Arc::clone(&upstream), pending, incoming, stored_seq);
         let uploader = AbortOnDropHandle::new(tokio::spawn(uploader.run(deadline.clone())));
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(Heartbeat::new(Arc::clone(&upstream)).run()));
         let tasks = JournalTasks {
             sealer,
             sealer_ended,
             uploader,
+            heartbeat,
             stop: cancel,
             drain_deadline: settings.drain_deadline,
             deadline,
@@ -238,12 +192,6 @@ impl Journal {
         let point = self.tail.get()?;
         let has_snapshot = self.upstream.board.has_snapshot(point.position.history);
         Some(ResumePoint { has_snapshot, ..point })
-    }
-
-    /// The archive's id.
-    #[must_use]
-    pub fn archive(&self) -> Ulid {
-        self.upstream.tenure.identity.archive
     }
 
     /// The way in, for its one user: the log reader, across its reconnects.
@@ -339,7 +287,8 @@ impl JournalTasks {
     /// # Panics
     /// When a part of the journal has panicked.
     pub async fn run(self) -> Result<JournalEnd, JournalError> {
-        let Self { sealer, sealer_ended, mut uploader, stop, drain_deadline, deadline, _ended, upstream } = self;
+        let Self { sealer, sealer_ended, mut uploader, heartbeat, stop, drain_deadline, deadline, _ended, upstream } =
+            self;
         let sealed = async {
             match sealer_ended.await {
                 Ok(Ok(())) => std::future::pending().await,
@@ -365,8 +314,9 @@ impl JournalTasks {
             },
             never = timed_out => match never {},
         };
+        drop(heartbeat);
         match &ended {
-            Ok(JournalEnd { left_segments: 0, .. }) => {}
+            Ok(JournalEnd { left_segments: 0, .. }) => heartbeat::farewell(&upstream).await,
             Ok(left) => tracing::warn!(
                 segments = left.left_segments, bytes = left.left_bytes, spool = %upstream.spool.dir().display(),
                 "the store did not take everything in time; the spool keeps the rest for the next start"

@@ -5,7 +5,8 @@
 //! - the **snapshot** (`snapshot_transfer`): an RDB now and then, closed as soon as it ends;
 //! - the **control** connection (`monitor`): what the server is, how far it is, whether it exits.
 //!
-//! [`SourceFollower`] keeps the log online: connect, agree where the stream goes on (`negotiate`),
+//! A [`Scout`] finds out, before anything else, whether the server can be followed at all.
+//! [`SourceFollower`] then keeps the log online: connect, agree where the stream goes on (`negotiate`),
 //! read until something ends that, wait, again. It promises to continue the archive's history as
 //! long as the server has the bytes, to begin a new one with the true cause when it has not, and to
 //! be a polite guest: never the slow reader, never electable, never delaying a shutdown, no forks but
@@ -27,6 +28,7 @@ mod log_reader;
 mod monitor;
 mod negotiate;
 mod payload;
+mod scout;
 mod snapshot_transfer;
 mod snapshots;
 mod socket_probe;
@@ -43,6 +45,7 @@ use self::handshake::Endpoint;
 use self::link_state::LinkStateSender;
 pub use self::link_state::{Gap, LinkState, Phase};
 use self::log_reader::ReaderContext;
+pub use self::scout::Scout;
 use self::snapshot_transfer::LogWatch;
 use self::snapshots::SnapshotKeeper;
 pub use self::snapshots::SnapshotRequest;

@@ -13,7 +13,7 @@ use ulid::Ulid;
 use crate::concurrent;
 use crate::document::{Document, DocumentError};
 use crate::layout::{AuditName, Folder, ObjectName};
-use crate::position::Position;
+use crate::position::{Position, Term};
 use crate::store::{SourceStore, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -92,6 +92,19 @@ pub enum AuditEvent {
         peer: String,
         /// As what: `operator`.
         role: String,
+    },
+    /// An agent became the writer of an archive that another one had written.
+    Takeover {
+        /// The new writer's term.
+        term: Term,
+        /// The term of the writer before.
+        former_term: Term,
+        /// The machine on which that ran.
+        former_host: String,
+        /// Its process id there.
+        former_pid: u32,
+        /// Why it is the writer no longer.
+        reason: String,
     },
     /// Something that a later release writes down.
     #[serde(other)]

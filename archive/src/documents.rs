@@ -41,10 +41,63 @@ pub struct TermClaim {
     pub claimed: Timestamp,
     /// Its release.
     pub redwind: String,
+    /// Names its spool, by which the next run on the same spool knows that it succeeds itself.
+    #[serde(default)]
+    pub spool: Option<Ulid>,
 }
 
 impl Document for TermClaim {
     const KIND: &'static str = "term";
+    const VERSION: u32 = 1;
+}
+
+/// `sign/holder`: the archive's writer says that it lives, or that it has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderSign {
+    /// The term that it holds.
+    pub term: Term,
+    /// The writer, as in the term's document.
+    pub writer: Ulid,
+    /// How often it has given this sign in its term.
+    pub count: u64,
+    /// When it gave it.
+    pub given: Timestamp,
+    /// What it says.
+    pub state: HolderState,
+}
+
+/// What the archive's writer says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HolderState {
+    /// It goes on; the next sign comes when it has nothing to store for a while.
+    Writing,
+    /// It goes on, and gives the next sign within seconds, because somebody watches.
+    Watched,
+    /// It has stopped, with everything stored that it had received.
+    Stopped,
+}
+
+impl Document for HolderSign {
+    const KIND: &'static str = "holder";
+    const VERSION: u32 = 1;
+}
+
+/// `sign/watcher`: an agent wants to know whether the archive's writer lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatcherSign {
+    /// Names one run of one agent.
+    pub watcher: Ulid,
+    /// The machine on which it runs.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// When it gave the sign.
+    pub given: Timestamp,
+}
+
+impl Document for WatcherSign {
+    const KIND: &'static str = "watcher";
     const VERSION: u32 = 1;
 }
 

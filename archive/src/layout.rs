@@ -231,6 +231,17 @@ impl AuditName {
     }
 }
 
+/// A sign of life: who says that they are there.
+///
+/// The only objects that are overwritten. They are hints, on which no promise rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sign {
+    /// The archive's writer.
+    Holder,
+    /// Whoever wants to know whether the writer lives.
+    Watcher,
+}
+
 /// The name of any object below a source's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectName {
@@ -248,6 +259,8 @@ pub enum ObjectName {
     Manifest(ManifestName),
     /// `audit/<entry>`: something that was done.
     Audit(AuditName),
+    /// `sign/holder`, `sign/watcher`: hints of life, which are overwritten.
+    Sign(Sign),
 }
 
 impl fmt::Display for ObjectName {
@@ -260,6 +273,8 @@ impl fmt::Display for ObjectName {
             Self::Chunk(snapshot, number) => write!(f, "chunk/{snapshot}/{number:08}"),
             Self::Manifest(manifest) => write!(f, "snapshot/{manifest}"),
             Self::Audit(name) => write!(f, "audit/{name}"),
+            Self::Sign(Sign::Holder) => write!(f, "sign/holder"),
+            Self::Sign(Sign::Watcher) => write!(f, "sign/watcher"),
         }
     }
 }
@@ -289,6 +304,11 @@ impl ObjectName {
             }
             "snapshot" => ManifestName::parse(rest).map(Self::Manifest),
             "audit" => AuditName::parse(rest).map(Self::Audit),
+            "sign" => match rest {
+                "holder" => Some(Self::Sign(Sign::Holder)),
+                "watcher" => Some(Self::Sign(Sign::Watcher)),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -313,6 +333,8 @@ pub enum Folder {
     Chunks(Ulid),
     /// The whole audit log.
     Audit,
+    /// The signs of life.
+    Signs,
 }
 
 impl fmt::Display for Folder {
@@ -326,6 +348,7 @@ impl fmt::Display for Folder {
             Self::ChunkFolders => write!(f, "chunk"),
             Self::Chunks(snapshot) => write!(f, "chunk/{snapshot}"),
             Self::Audit => write!(f, "audit"),
+            Self::Signs => write!(f, "sign"),
         }
     }
 }
@@ -374,6 +397,7 @@ mod tests {
             (ulids(), 0..=99_999_999_u32).prop_map(|(id, n)| ObjectName::Chunk(id, n)),
             (times.clone(), ulids())
                 .prop_map(|(time, entry)| { ObjectName::Audit(AuditName { time: Timestamp(time), entry }) }),
+            prop_oneof![Just(Sign::Holder), Just(Sign::Watcher)].prop_map(ObjectName::Sign),
             (ulids(), offsets, times, ulids()).prop_map(|(history, offset, time, snapshot)| {
                 ObjectName::Manifest(ManifestName {
                     history: HistoryId(history),

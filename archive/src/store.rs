@@ -1,9 +1,11 @@
 //! The archive's store: an object store, seen through the archive's names and its one way of writing.
 //!
 //! Objects are created with put-if-absent and never changed. What a put's failure means is settled
-//! here, once: whether the object stands in the store is read back from it, never guessed.
+//! here, once: whether the object stands in the store is read back from it, never guessed. Only the
+//! signs of life are overwritten (`signs`): nothing is promised of those.
 
 mod error;
+mod signs;
 mod url;
 
 use std::fmt;

@@ -147,6 +147,7 @@ impl Writer {
             pid: 1,
             claimed: at(0.0),
             redwind: env!("CARGO_PKG_VERSION").to_owned(),
+            spool: None,
         };
         self.objects.put_document(&ObjectName::Term(term), &claim);
         Self { term, writer, ids, pages_begun: 0, page: None, late_since: None, ..self.clone() }

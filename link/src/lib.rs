@@ -9,6 +9,7 @@
 mod connection;
 mod error;
 mod info;
+mod probe;
 mod reply;
 mod tls;
 mod transport;
@@ -18,6 +19,7 @@ mod version;
 pub use connection::Connection;
 pub use error::{AuthRefusal, LinkError, sanitised};
 pub use info::{InfoError, Module, ReplicationInfo, Role, ServerInfo, ServerKind};
+pub use probe::psync_allowed;
 pub use reply::{REPLY_BYTES_MAX, Reply};
 pub use tls::{TlsError, TlsOptions};
 pub use transport::{ReadHalf, Transport, WriteHalf};

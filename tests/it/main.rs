@@ -11,3 +11,4 @@ mod recovering;
 mod restoring;
 mod soundness;
 mod stores;
+mod two_agents;

@@ -136,7 +136,7 @@ fn what_wait_confirmed_survives_the_loss_of_the_spool(flavor: &Flavor) {
     }
     // the server still has what the store has not
     cli.command(&["SET", "confirmed", "later"]);
-    following.agent.start_again();
+    following.agent.start_again_with(&["--takeover"]);
     following.agent.wait_ready();
     cli.command(&["INCR", "after"]);
     assert_eq!(number(&cli.command(&["WAIT", "1", "20000"])), 1);

@@ -126,7 +126,7 @@ fn verify_finds_damage(flavor: &Flavor) {
 }
 on_each_flavor!(verify_finds_damage: redis_7_0 valkey_9);
 
-/// Two agents on one archive: the younger one writes, the older one says that it is fenced.
+/// An agent that is told to take over writes, and the one before says that it is fenced.
 fn the_older_of_two_agents_is_fenced(flavor: &Flavor) {
     let server = patient_server(flavor);
     let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
@@ -134,7 +134,7 @@ fn the_older_of_two_agents_is_fenced(flavor: &Flavor) {
     workload.run(&mut cli, 100);
     let before = following.mark("the first agent's", &server);
     following.wait_durable(&server);
-    let mut second = Agent::start(&server.url(), &following.store, QUICK);
+    let mut second = Agent::start(&server.url(), &following.store, &[QUICK, &["--takeover"]].concat());
     second.wait_ready();
     workload.run(&mut cli, 50);
     let fenced = following.agent.wait_end(poll::PATIENCE);

@@ -280,6 +280,20 @@ impl Agent {
         self.process = spawn(&self.arguments, &self.store, self.folder.path());
     }
 
+    /// Starts it again, with more arguments than before.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_again_with(&mut self, more: &[&str]) {
+        let arguments = self.arguments.iter().cloned().chain(more.iter().map(|&argument| argument.to_owned()));
+        self.process = spawn(&arguments.collect::<Vec<_>>(), &self.store, self.folder.path());
+    }
+
+    /// How it ended, when it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
+    }
+
     /// SIGSTOP: it neither reads nor answers until [`Self::go_on`].
     pub fn pause(&self) {
         self.process.signal(Signal::STOP);

@@ -128,6 +128,7 @@ fn obstacle(status: &SourceStatus) -> Option<String> {
         SourceState::SpoolFull => "the link is closed",
         SourceState::Fenced => "fenced: another agent writes the archive",
         SourceState::Stopping => "the agent stops",
+        SourceState::Standby => "standing by",
     };
     Some(if status.reason.is_empty() { obstacle.to_owned() } else { format!("{obstacle}: {}", status.reason) })
 }

@@ -18,7 +18,7 @@ pub(super) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 const STORE_SECONDS: &str = "redwind_store_request_seconds";
 const STORE_SECONDS_BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-const STATES: [(SourceState, &str); 7] = [
+const STATES: [(SourceState, &str); 8] = [
     (SourceState::Connecting, "connecting"),
     (SourceState::Syncing, "syncing"),
     (SourceState::Streaming, "streaming"),
@@ -26,6 +26,7 @@ const STATES: [(SourceState, &str); 7] = [
     (SourceState::SpoolFull, "spool_full"),
     (SourceState::Fenced, "fenced"),
     (SourceState::Stopping, "stopping"),
+    (SourceState::Standby, "standby"),
 ];
 
 /// Why metrics cannot be kept.
@@ -57,7 +58,8 @@ impl Metrics {
     pub(super) fn render(&self, view: Option<&SourceView>) -> String {
         if let Some(view) = view {
             set(&view.status());
-            let link = view.watches().link.borrow();
+            let watches = view.watches();
+            let link = watches.link.borrow();
             count(view.name(), "redwind_full_resyncs_total", link.full_resyncs);
             count(view.name(), "redwind_partial_resyncs_total", link.partial_resyncs);
         }
@@ -111,6 +113,11 @@ fn describe() {
         ("redwind_spool_limit_bytes", Bytes, "Bytes that the spool may take"),
         ("redwind_store_failing", Count, "1 while the store does not take what it is given"),
         ("redwind_clock_offset_seconds", Seconds, "The server's clock minus the agent's"),
+        (
+            "redwind_standby_armed",
+            Count,
+            "1 while standing by for a writer whose end would be noticed within seconds, 0 for another; else NaN",
+        ),
     ] {
         describe_gauge!(name, unit, text);
     }
@@ -162,6 +169,7 @@ fn set(status: &SourceStatus) {
         ("redwind_spool_limit_bytes", spool.map(|spool| number(spool.limit_bytes))),
         ("redwind_store_failing", Some(f64::from(u8::from(!status.store_error.is_empty())))),
         ("redwind_clock_offset_seconds", status.server.as_ref().and_then(|server| server.clock_offset).map(seconds)),
+        ("redwind_standby_armed", status.standby_armed.map(|armed| f64::from(u8::from(armed)))),
     ] {
         gauge!(name, "source" => status.name.clone()).set(value.unwrap_or(f64::NAN));
     }

@@ -40,7 +40,8 @@ impl Publisher {
 
     /// Publishes until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut watches = self.view.watches().clone();
+        let mut parts = self.view.changing_watches();
+        let mut watches = parts.borrow_and_update().clone();
         loop {
             tokio::select! {
                 biased;
@@ -51,6 +52,8 @@ impl Publisher {
                 biased;
                 () = cancel.cancelled() => return,
                 () = changed(&mut watches) => {}
+                // The view, which has the other end, lives as long as this.
+                _ = parts.changed() => watches = parts.borrow_and_update().clone(),
                 () = tokio::time::sleep(INTERVAL_MAX - INTERVAL_MIN) => {}
             }
             let status = self.view.status();
@@ -65,7 +68,7 @@ impl Publisher {
     }
 }
 
-/// Waits until any part publishes; for ever once the parts are gone.
+/// Waits until any part publishes; for ever once one of them is gone.
 async fn changed(watches: &mut Watches) {
     let changed = tokio::select! {
         changed = watches.link.changed() => changed,

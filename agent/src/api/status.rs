@@ -35,6 +35,22 @@ pub struct Watches {
     pub stopping: CancellationToken,
 }
 
+impl Watches {
+    /// Those of an agent that does not write the archive yet: there is only the link.
+    #[must_use]
+    pub fn before_writing(link: watch::Receiver<LinkState>, spool_limit: u64, stopping: CancellationToken) -> Self {
+        let spool = SpoolUsage { limit_bytes: spool_limit, ..SpoolUsage::default() };
+        Self {
+            link,
+            progress: watch::channel(Progress::default()).1,
+            received: Arc::default(),
+            spool: watch::channel(spool).1,
+            snapshots: watch::channel(SnapshotState::default()).1,
+            stopping,
+        }
+    }
+}
+
 /// One source as it can be seen from outside.
 #[derive(Debug)]
 pub struct SourceView {
@@ -43,7 +59,7 @@ pub struct SourceView {
     tls: bool,
     snapshot_interval: Option<Duration>,
     clock: Arc<Clock>,
-    watches: Watches,
+    watches: watch::Sender<Watches>,
     seen: Mutex<Seen>,
 }
 
@@ -66,7 +82,7 @@ impl SourceView {
             tls: config.server.is_tls(),
             snapshot_interval: config.snapshot_interval,
             clock,
-            watches,
+            watches: watch::Sender::new(watches),
             seen: Mutex::default(),
         }
     }
@@ -79,16 +95,27 @@ impl SourceView {
 
     /// What the parts publish.
     #[must_use]
-    pub fn watches(&self) -> &Watches {
-        &self.watches
+    pub fn watches(&self) -> Watches {
+        self.watches.borrow().clone()
+    }
+
+    /// What the parts publish, and tells when there are other parts.
+    pub(super) fn changing_watches(&self) -> watch::Receiver<Watches> {
+        self.watches.subscribe()
+    }
+
+    /// Shows other parts from now on: those of an agent that has become the archive's writer.
+    pub fn switch(&self, watches: Watches) {
+        self.watches.send_replace(watches);
     }
 
     /// Everything received by now: the history that is being written, and the offset after the last
     /// byte read. `None` before the first history.
     #[must_use]
     pub fn received(&self) -> Option<Position> {
-        let progress = self.watches.progress.borrow();
-        let offset = self.watches.received.offset().max(progress.received);
+        let watches = self.watches();
+        let progress = watches.progress.borrow();
+        let offset = watches.received.offset().max(progress.received);
         progress.history.map(|history| Position { history, offset })
     }
 
@@ -96,13 +123,14 @@ impl SourceView {
     #[must_use]
     pub fn status(&self) -> SourceStatus {
         let now = self.clock.now();
-        let link = self.watches.link.borrow().clone();
-        let progress = self.watches.progress.borrow().clone();
-        let snapshots = self.watches.snapshots.borrow().clone();
-        let spool = *self.watches.spool.borrow();
+        let watches = self.watches();
+        let link = watches.link.borrow().clone();
+        let progress = watches.progress.borrow().clone();
+        let snapshots = watches.snapshots.borrow().clone();
+        let spool = *watches.spool.borrow();
         // Read after the watermarks, so that it is never behind them.
-        let received = self.watches.received.offset().max(progress.received);
-        let state = self.state(&link, &progress);
+        let received = watches.received.offset().max(progress.received);
+        let state = state(&link, &progress, watches.stopping.is_cancelled());
         let mark = |offset: Offset, at: Option<Timestamp>| Watermark { offset: offset.0, reached_at: at.map(instant) };
         let begun = progress.history.is_some();
         SourceStatus {
@@ -114,12 +142,12 @@ impl SourceView {
             history: progress.history.map(|history| history.to_string()).unwrap_or_default(),
             term: progress.term.0,
             replication_id: link.replication_id.clone().unwrap_or_default(),
-            received: begun.then(|| mark(received, known(self.watches.received.at()))),
+            received: begun.then(|| mark(received, known(watches.received.at()))),
             spooled: begun.then(|| mark(progress.spooled, None)),
             stored: begun.then(|| mark(progress.stored, progress.stored_at)),
             durable: progress.durable.map(|durable| mark(durable, progress.durable_at)),
             server_lag: self.server_lag(&link, received, now),
-            store_lag: begun.then(|| self.store_lag(&link, &progress, received, now)),
+            store_lag: begun.then(|| store_lag(&link, &progress, &watches.received, received, now)),
             known_complete_until: progress.complete_until.map(instant),
             spool: Some(Spool { used_bytes: spool.used_bytes, limit_bytes: spool.limit_bytes }),
             store_error: progress.store_error.as_deref().unwrap_or_default().to_owned(),
@@ -137,24 +165,10 @@ impl SourceView {
             blur_in_progress: link
                 .late_since
                 .map(|(from, offset)| Blur { from: Some(instant(from)), from_offset: offset.0 }),
-        }
-    }
-
-    /// What the agent is doing about the source.
-    fn state(&self, link: &LinkState, progress: &Progress) -> SourceState {
-        if progress.fenced {
-            return SourceState::Fenced;
-        }
-        if self.watches.stopping.is_cancelled() {
-            return SourceState::Stopping;
-        }
-        match &link.phase {
-            Phase::Connecting | Phase::Negotiating => SourceState::Connecting,
-            Phase::Streaming if progress.durable.is_none() => SourceState::Syncing,
-            Phase::Streaming => SourceState::Streaming,
-            Phase::Down { .. } | Phase::Refused { .. } => SourceState::Down,
-            Phase::SpoolFull => SourceState::SpoolFull,
-            Phase::Stopped => SourceState::Stopping,
+            standby_armed: match &link.phase {
+                Phase::StandingBy { armed, .. } => Some(*armed),
+                _ => None,
+            },
         }
     }
 
@@ -209,19 +223,37 @@ impl SourceView {
         })
     }
 
-    fn store_lag(&self, link: &LinkState, progress: &Progress, received: Offset, now: Timestamp) -> StoreLag {
-        let oldest =
-            [progress.oldest_undurable_write, self.watches.received.unsent_write()].into_iter().flatten().min();
-        // Without a link there may be writes that we know nothing of.
-        let linked = link.phase == Phase::Streaming;
-        StoreLag {
-            bytes_behind: received.since(progress.durable.unwrap_or(progress.history_start)),
-            time_behind: linked.then(|| span(oldest.map_or(Duration::ZERO, |arrival| now.since(arrival)))),
-        }
-    }
-
     fn next_snapshot(&self, last: Option<&Manifest>) -> Option<Instant> {
         Some(instant(last?.time.after(self.snapshot_interval?)))
+    }
+}
+
+/// What the agent is doing about the source.
+fn state(link: &LinkState, progress: &Progress, stopping: bool) -> SourceState {
+    if progress.fenced {
+        return SourceState::Fenced;
+    }
+    if stopping {
+        return SourceState::Stopping;
+    }
+    match &link.phase {
+        Phase::Connecting | Phase::Negotiating => SourceState::Connecting,
+        Phase::Streaming if progress.durable.is_none() => SourceState::Syncing,
+        Phase::Streaming => SourceState::Streaming,
+        Phase::Down { .. } | Phase::Refused { .. } => SourceState::Down,
+        Phase::SpoolFull => SourceState::SpoolFull,
+        Phase::StandingBy { .. } => SourceState::Standby,
+        Phase::Stopped => SourceState::Stopping,
+    }
+}
+
+fn store_lag(link: &LinkState, progress: &Progress, mark: &ReceivedMark, received: Offset, now: Timestamp) -> StoreLag {
+    let oldest = [progress.oldest_undurable_write, mark.unsent_write()].into_iter().flatten().min();
+    // Without a link there may be writes that we know nothing of.
+    let linked = link.phase == Phase::Streaming;
+    StoreLag {
+        bytes_behind: received.since(progress.durable.unwrap_or(progress.history_start)),
+        time_behind: linked.then(|| span(oldest.map_or(Duration::ZERO, |arrival| now.since(arrival)))),
     }
 }
 
@@ -229,6 +261,11 @@ fn reason(phase: &Phase) -> String {
     match phase {
         Phase::Down { reason, .. } | Phase::Refused { reason, .. } => reason.clone(),
         Phase::SpoolFull => "the spool is full because the store takes nothing".to_owned(),
+        Phase::StandingBy { holder, armed, trouble } => {
+            let noticed = if *armed { "armed" } else { "not armed: its end would be noticed after 90 s" };
+            let trouble = trouble.as_ref().map(|trouble| format!("; the source cannot be followed now: {trouble}"));
+            format!("{holder} writes the archive ({noticed}){}", trouble.unwrap_or_default())
+        }
         Phase::Connecting | Phase::Negotiating | Phase::Streaming | Phase::Stopped => String::new(),
     }
 }

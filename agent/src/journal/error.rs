@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use redwind_archive::catalog::CatalogError;
 use redwind_archive::documents::TermClaim;
@@ -25,11 +26,24 @@ pub enum JournalError {
         /// The object that the store let be overwritten.
         object: String,
     },
-    /// Agents start on this archive faster than each can claim it.
-    #[error("other agents keep claiming this archive: {tries} claims in a row were taken; stop all but one of them")]
-    Contended {
-        /// Claims that were taken.
-        tries: u32,
+    /// Another agent writes the archive and lives.
+    #[error(
+        "another agent writes this archive and lives: process {} on {}, in term {} since {}; stop that one, wait \
+         beside it with --standby, or take the archive from it with --takeover", .0.pid, .0.host, .0.term, .0.claimed
+    )]
+    Held(Box<TermClaim>),
+    /// Another agent wrote the archive, and it cannot be told yet whether it lives.
+    #[error(
+        "the agent that writes this archive (process {} on {}, in term {}) gave its last sign of life {} s ago, which \
+         may only mean that it has little to do; start again once it has been silent for {} s, or, if you know that it \
+         is gone, take the archive over with --takeover", .claim.pid, .claim.host, .claim.term, .silent.as_secs(),
+        super::signs::SILENCE_MAX.as_secs()
+    )]
+    Unclear {
+        /// Its claim.
+        claim: Box<TermClaim>,
+        /// Time since its last sign of life, by the store's clock.
+        silent: Duration,
     },
     /// The folder in the store holds another source's archive.
     #[error("the archive in {place} is that of source {found}, not of {wanted}: it was copied or renamed")]
@@ -133,9 +147,11 @@ impl JournalError {
             Self::Store(error) if error.is_damage() => Verdict::Failed,
             Self::End(error) if error.is_damage() => Verdict::Failed,
             Self::Store(_) | Self::Unfit { .. } | Self::End(_) => Verdict::Store,
-            Self::Fenced(_) | Self::Conflict { .. } | Self::Contended { .. } | Self::SpoolLocked { .. } => {
-                Verdict::Fenced
-            }
+            Self::Fenced(_)
+            | Self::Held(_)
+            | Self::Unclear { .. }
+            | Self::Conflict { .. }
+            | Self::SpoolLocked { .. } => Verdict::Fenced,
             Self::OtherSource { .. }
             | Self::Damaged { .. }
             | Self::OtherSpool { .. }

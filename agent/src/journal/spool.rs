@@ -3,6 +3,7 @@
 //! ```text
 //! <spool>/<source>/lock                     held by the process that works here
 //!                  archive                  the marker of the archive that all of it belongs to
+//!                  id                       names the folder in the claims of those who worked here
 //!                  segment-<seq>.rws        a segment: sealed, or (the newest) in the making
 //!                  history-<seq>            a history's document
 //!                  chunk-<snapshot>-<n>     a snapshot's chunk that waits for the store
@@ -31,6 +32,7 @@ use super::error::JournalError;
 
 const LOCK: &str = "lock";
 const MARKER: &str = "archive";
+const ID: &str = "id";
 const SEGMENT: (&str, &str) = ("segment-", ".rws");
 const HISTORY: (&str, &str) = ("history-", "");
 const SEQ_DIGITS: usize = 16;
@@ -71,6 +73,7 @@ pub(super) struct Spooled {
 #[derive(Debug)]
 pub(super) struct Spool {
     dir: PathBuf,
+    id: Ulid,
     /// Held for as long as the folder is used; the lock goes with it.
     _lock: File,
     usage: watch::Sender<SpoolUsage>,
@@ -92,8 +95,9 @@ impl Spool {
         made.map_err(|source| failed("make", &dir, source))?;
         let lock = lock(&dir)?;
         let usage = watch::Sender::new(SpoolUsage { limit_bytes, ..SpoolUsage::default() });
-        let spool = Self { dir, _lock: lock, usage };
+        let mut spool = Self { dir, id: Ulid::nil(), _lock: lock, usage };
         spool.check_marker(marker)?;
+        spool.id = spool.identify()?;
         let log = spool.scan()?;
         spool.grow(log.iter().map(|file| file.bytes).sum());
         Ok((spool, log))
@@ -113,6 +117,18 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.write(&path, &document::encode(marker)),
             Err(source) => Err(failed("read", &path, source)),
         }
+    }
+
+    /// The folder's id. One that cannot be read is replaced: then nobody who worked here is known.
+    fn identify(&self) -> Result<Ulid, JournalError> {
+        let path = self.dir.join(ID);
+        let known = fs::read_to_string(&path).ok().and_then(|text| Ulid::from_string(text.trim_end()).ok());
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let id = Ulid::generate();
+        self.write(&path, format!("{id}\n").as_bytes())?;
+        Ok(id)
     }
 
     fn scan(&self) -> Result<Vec<Spooled>, JournalError> {
@@ -200,6 +216,11 @@ impl Spool {
             Kind::History => HISTORY,
         };
         self.dir.join(format!("{before}{seq:0SEQ_DIGITS$}{after}"))
+    }
+
+    /// Names the folder; another one has another id.
+    pub(super) fn id(&self) -> Ulid {
+        self.id
     }
 
     /// The folder.

@@ -1,17 +1,15 @@
 //! The tenure: an agent's claim to be the archive's only writer, and the proof that the store
-//! honours it.
+//! honours it. Whose turn it is to claim is found out in `candidacy`.
 //!
 //! Everything rests on one object that only one writer can create: `term/<n>`. Whoever creates the
 //! next one is the writer from then on; the one before finds out when, after a put, it looks whether
-//! that object exists. So the store must refuse a put to a name that is taken, which is tried out at
-//! every start.
-
-use std::sync::Arc;
+//! that object exists. So the store must refuse a put to a name that is taken, which is tried out with
+//! every claim.
 
 use redwind_archive::catalog::CatalogError;
 use redwind_archive::document;
 use redwind_archive::documents::{Marker, TermClaim};
-use redwind_archive::layout::{Folder, ObjectName, SourceName};
+use redwind_archive::layout::{ObjectName, SourceName};
 use redwind_archive::position::Term;
 use redwind_archive::store::{Put, SourceStore, StoreError};
 use redwind_archive::time::{Clock, Timestamp};
@@ -19,8 +17,6 @@ use ulid::Ulid;
 
 use super::error::JournalError;
 
-/// Claims in a row that may be taken by others.
-const TRIES: u32 = 5;
 const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 /// Who writes: stands in every segment.
@@ -77,30 +73,45 @@ async fn make_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, Stor
     }
 }
 
+/// What came of claiming a term.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// It is ours.
+    Won(Tenure),
+    /// Another agent has it.
+    Lost(Box<TermClaim>),
+}
+
 impl Tenure {
-    /// Claims the next term, and proves that the store would not have given it to a second one.
-    pub(super) async fn claim(store: SourceStore, archive: Ulid, clock: &Arc<Clock>) -> Result<Self, JournalError> {
-        let writer = new_id(clock);
-        let mut newest = newest_term(&store).await?;
-        for _ in 0..TRIES {
-            let claim = TermClaim {
-                term: newest.next(),
-                writer,
-                host: hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                pid: std::process::id(),
-                claimed: clock.now(),
-                redwind: RELEASE.to_owned(),
-            };
-            match store.put_document(&ObjectName::Term(claim.term), &claim).await? {
-                Put::Stored => {
-                    prove_conditional(&store, &claim).await?;
-                    let identity = Identity { archive, writer, term: claim.term };
-                    return Ok(Self { store, identity });
-                }
-                Put::Taken(_) => newest = newest_term(&store).await?.max(claim.term),
+    /// Claims the term after `newest`, and proves that the store would not have given it to a second
+    /// writer. `spool` names the claimant's spool.
+    pub(super) async fn claim(
+        store: SourceStore,
+        archive: Ulid,
+        spool: Ulid,
+        newest: Term,
+        clock: &Clock,
+    ) -> Result<Claim, JournalError> {
+        let claim = TermClaim {
+            term: newest.next(),
+            writer: new_id(clock),
+            host: host(),
+            pid: std::process::id(),
+            claimed: clock.now(),
+            redwind: RELEASE.to_owned(),
+            spool: Some(spool),
+        };
+        match store.put_document(&ObjectName::Term(claim.term), &claim).await? {
+            Put::Stored => {
+                prove_conditional(&store, &claim).await?;
+                let identity = Identity { archive, writer: claim.writer, term: claim.term };
+                Ok(Claim::Won(Self { store, identity }))
+            }
+            Put::Taken(found) => {
+                let theirs = document::decode(&found).unwrap_or_else(|_| unreadable(claim.term));
+                Ok(Claim::Lost(Box::new(theirs)))
             }
         }
-        Err(JournalError::Contended { tries: TRIES })
     }
 
     /// The claim that ended this tenure, if there is one.
@@ -114,33 +125,28 @@ impl Tenure {
         }
         match self.store.find_document(&next).await {
             // Whoever it is, the tenure has ended.
-            Err(error) if error.is_damage() => Ok(Some(self.unreadable_successor())),
+            Err(error) if error.is_damage() => Ok(Some(unreadable(self.identity.term.next()))),
             found => found,
-        }
-    }
-
-    fn unreadable_successor(&self) -> TermClaim {
-        TermClaim {
-            term: self.identity.term.next(),
-            writer: Ulid::nil(),
-            host: "an unknown host (its claim is damaged)".to_owned(),
-            pid: 0,
-            claimed: Timestamp::default(),
-            redwind: String::new(),
         }
     }
 }
 
-/// The newest term that was ever claimed, as far as there are signs of it.
-async fn newest_term(store: &SourceStore) -> Result<Term, StoreError> {
-    let (listed, pages) = futures::try_join!(store.list(&Folder::Terms), store.pages())?;
-    let term = |(name, _)| match name {
-        ObjectName::Term(term) => Some(term),
-        _ => None,
-    };
-    // A term that was written in was claimed, also if its claim has been lost since.
-    let written = pages.into_iter().map(|page| page.term);
-    Ok(listed.into_iter().filter_map(term).chain(written).max().unwrap_or_default())
+/// What stands for a claim that cannot be read: the term is taken all the same.
+pub(super) fn unreadable(term: Term) -> TermClaim {
+    TermClaim {
+        term,
+        writer: Ulid::nil(),
+        host: "an unknown host (its claim is damaged or lost)".to_owned(),
+        pid: 0,
+        claimed: Timestamp::default(),
+        redwind: String::new(),
+        spool: None,
+    }
+}
+
+/// This machine, as claims and signs name it.
+pub(super) fn host() -> String {
+    hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Puts something else under the claim's name, which must be refused and must leave the claim.

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
-use super::{Batch, Entry, EntrySender, Journal, JournalEnd, JournalError, Progress, ResumePoint, Settings};
+use super::{Batch, Candidacy, Entry, EntrySender, Journal, JournalEnd, JournalError, Progress, ResumePoint, Settings};
 use faulty::FaultyStore;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,9 +91,8 @@ impl Rig {
 
     async fn try_start_in(&self, spool: &TempDir) -> Result<Agent, JournalError> {
         let cancel = CancellationToken::new();
-        let opened =
-            Journal::open_with(self.source(), self.settings(spool), Arc::clone(&self.clock), cancel.clone()).await;
-        let (journal, tasks) = opened?;
+        let candidacy = Candidacy::open_with(self.source(), self.settings(spool), Arc::clone(&self.clock)).await?;
+        let (journal, tasks) = candidacy.take_over(cancel.clone()).await?;
         let sender = journal.sender();
         Ok(Agent { journal, sender, run: tokio::spawn(tasks.run()), cancel, clock: Arc::clone(&self.clock) })
     }

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::JournalEnd;
 use super::error::JournalError;
+use super::heartbeat::Pulse;
 use super::pages::Pages;
 use super::pending::{Pending, PendingSegment};
 use super::persistence::Persistence;
@@ -54,8 +55,11 @@ pub(super) struct Upstream {
     pub(super) clock: Arc<Clock>,
     /// How requests are repeated.
     pub(super) persistence: Persistence,
-    /// Asks the uploader to look at the term now, because somebody has found the next one.
+    /// Asks the uploader to look at the term now, because somebody has found the next one, or because
+    /// nothing else would make it look for long.
     pub(super) suspicion: Notify,
+    /// What has been put, as a sign of life.
+    pub(super) pulse: Pulse,
 }
 
 impl Upstream {
@@ -281,6 +285,7 @@ async fn put_segment(
     if put != Put::Stored {
         return Err(upstream.conflict(&name).await);
     }
+    upstream.pulse.put(segment.urgent);
     let source = upstream.store.name().to_string();
     metrics::counter!("redwind_segments_stored_total", "source" => source.clone()).increment(1);
     metrics::counter!("redwind_segment_bytes_stored_total", "source" => source).increment(object.len() as u64);

@@ -35,6 +35,15 @@ pub enum Phase {
         /// Time from the last try to the next.
         retry_in: Duration,
     },
+    /// Another agent writes the archive; this one waits until that is gone.
+    StandingBy {
+        /// Who writes, in words.
+        holder: String,
+        /// The writer gives signs within seconds, so that its end would be noticed within seconds.
+        armed: bool,
+        /// Why the source could not be followed now, if so.
+        trouble: Option<String>,
+    },
     /// The follower has ended.
     Stopped,
 }
@@ -48,6 +57,7 @@ impl fmt::Display for Phase {
             Self::Down { reason, .. } => write!(f, "down: {reason}"),
             Self::SpoolFull => f.write_str("the spool is full"),
             Self::Refused { reason, .. } => write!(f, "refused: {reason}"),
+            Self::StandingBy { holder, .. } => write!(f, "standing by for {holder}"),
             Self::Stopped => f.write_str("stopped"),
         }
     }

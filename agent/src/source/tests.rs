@@ -14,7 +14,7 @@ use self::fake_primary::FakePrimary;
 use super::*;
 use crate::config::{COMPRESSION_LEVEL_DEFAULT, SEGMENT_BYTES_DEFAULT, SPOOL_BYTES_DEFAULT, SpoolConfig};
 use crate::error::AgentExit;
-use crate::journal::Progress;
+use crate::journal::{Candidacy, Progress};
 
 /// An agent without its outside: follower and journal over a store in a folder.
 struct Agent {
@@ -47,10 +47,8 @@ impl Agent {
         };
         let clock = Arc::new(Clock::new());
         let archive = Store::create(&config.store).unwrap();
-        let (journal, tasks) =
-            Journal::open(archive.source(&config.name), &config, Arc::clone(&clock), CancellationToken::new())
-                .await
-                .unwrap();
+        let candidacy = Candidacy::open(archive.source(&config.name), &config, Arc::clone(&clock)).await.unwrap();
+        let (journal, tasks) = candidacy.take_over(CancellationToken::new()).await.unwrap();
         let journal = Arc::new(journal);
         let (requests, receiver) = mpsc::channel(1);
         let follower = SourceFollower::new(&config, Arc::clone(&journal), clock, receiver, Arc::new(Notify::new()));

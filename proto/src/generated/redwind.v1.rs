@@ -196,6 +196,10 @@ pub struct SourceStatus {
     /// log is received as it is written.
     #[prost(message, optional, tag = "24")]
     pub blur_in_progress: ::core::option::Option<Blur>,
+    /// Whether the archive's writer gives signs of life within seconds, so that this agent would take
+    /// over within seconds of its end; absent unless the state is SOURCE_STATE_STANDBY.
+    #[prost(bool, optional, tag = "25")]
+    pub standby_armed: ::core::option::Option<bool>,
 }
 /// The server that a source is attached to.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -363,6 +367,9 @@ pub enum SourceState {
     Fenced = 6,
     /// The agent stops: the link is closed, what was received is being flushed.
     Stopping = 7,
+    /// Another agent writes the archive; this one waits to take over when that is gone. `reason` names
+    /// it, and `standby_armed` tells how soon its end would be noticed.
+    Standby = 8,
 }
 impl SourceState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -379,6 +386,7 @@ impl SourceState {
             Self::SpoolFull => "SOURCE_STATE_SPOOL_FULL",
             Self::Fenced => "SOURCE_STATE_FENCED",
             Self::Stopping => "SOURCE_STATE_STOPPING",
+            Self::Standby => "SOURCE_STATE_STANDBY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -392,6 +400,7 @@ impl SourceState {
             "SOURCE_STATE_SPOOL_FULL" => Some(Self::SpoolFull),
             "SOURCE_STATE_FENCED" => Some(Self::Fenced),
             "SOURCE_STATE_STOPPING" => Some(Self::Stopping),
+            "SOURCE_STATE_STANDBY" => Some(Self::Standby),
             _ => None,
         }
     }
@@ -584,7 +593,7 @@ pub mod agent_client {
         /// Ending the call does not end the snapshot.
         ///
         ///   UNAVAILABLE          there is no link to the server
-        ///   FAILED_PRECONDITION  the agent is fenced
+        ///   FAILED_PRECONDITION  the agent is fenced, or stands by
         ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
         ///                        of it is visible
         pub async fn take_snapshot(
@@ -678,7 +687,7 @@ pub mod agent_server {
         /// Ending the call does not end the snapshot.
         ///
         ///   UNAVAILABLE          there is no link to the server
-        ///   FAILED_PRECONDITION  the agent is fenced
+        ///   FAILED_PRECONDITION  the agent is fenced, or stands by
         ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
         ///                        of it is visible
         async fn take_snapshot(

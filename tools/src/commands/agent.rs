@@ -8,11 +8,11 @@ use std::time::Duration;
 use redwind_agent::config::{
     AccessConfig, AgentConfig, COMPRESSION_LEVEL_DEFAULT, FLUSH_INTERVAL_DEFAULT, GETACK_INTERVAL_DEFAULT,
     GRPC_DEFAULT, HTTP_DEFAULT, SEGMENT_BYTES_DEFAULT, SNAPSHOT_INTERVAL_DEFAULT, SPOOL_BYTES_DEFAULT, SourceConfig,
-    SpoolConfig, TokenSource,
+    SpoolConfig, Succession, TokenSource,
 };
 
 use crate::archive_args::ArchiveArgs;
-use crate::exit::{self, Status};
+use crate::exit::{self, Status, UsageError};
 use crate::logging::{self, LogFormat};
 use crate::quantity::{ByteSize, Interval, IntervalError};
 use crate::source_args::SourceArgs;
@@ -45,6 +45,9 @@ pub(crate) struct AgentArgs {
 
     #[command(flatten)]
     writing: WritingArgs,
+
+    #[command(flatten)]
+    succession: SuccessionArgs,
 
     #[command(flatten)]
     serving: ServingArgs,
@@ -108,6 +111,56 @@ struct WritingArgs {
         default_value_t = COMPRESSION_LEVEL_DEFAULT
     )]
     compression_level: i32,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Two agents")]
+struct SuccessionArgs {
+    /// Wait while another agent writes the archive, and take over when it is gone
+    ///
+    /// Without this, an agent that finds the archive's writer alive ends with status 6 within 30
+    /// seconds. One that stands by takes over within 15 seconds of the writer's end once it is armed,
+    /// which its log and `redwind status` tell, and else within 90 seconds and a little.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    standby: bool,
+
+    /// Take the archive from whichever agent writes it, alive or not; that one ends with status 6
+    ///
+    /// For one start, by hand: two agents with this option and supervisors would take the archive from
+    /// each other for ever.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    takeover: bool,
+}
+
+impl SuccessionArgs {
+    fn succession(&self) -> Result<Succession, UsageError> {
+        match (self.takeover, self.standby) {
+            (false, false) => Ok(Succession::Yield),
+            (true, false) => Ok(Succession::TakeOver),
+            (false, true) => Ok(Succession::StandBy),
+            (true, true) => {
+                Err(UsageError::new("--takeover and --standby: one waits for the writer's end, the other not"))
+            }
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -250,6 +303,7 @@ impl AgentArgs {
             grpc: serving.grpc.0,
             http: serving.http.0,
             access: serving.access(),
+            succession: self.succession.succession()?,
         };
         config.validate()?;
         Ok(config)

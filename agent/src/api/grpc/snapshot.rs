@@ -34,6 +34,9 @@ pub(super) fn take(
     if watches.progress.borrow().fenced {
         return Err(Status::failed_precondition("fenced: another agent writes the archive"));
     }
+    if matches!(watches.link.borrow().phase, Phase::StandingBy { .. }) {
+        return Err(Status::failed_precondition("standing by: another agent writes the archive"));
+    }
     let running = watches.snapshots.borrow().running.map(|running| running.id);
     if running.is_none() && watches.link.borrow().phase != Phase::Streaming {
         return Err(Status::unavailable("there is no link to the server"));

@@ -26,6 +26,7 @@ async fn after_the_next_term_exists_nothing_more_is_reported() {
         pid: 4711,
         claimed: rig.clock.now(),
         redwind: "0.1.0".to_owned(),
+        spool: None,
     };
     // Not through the faulty store, which hangs.
     let theirs = Store::over(Arc::clone(&rig.store.inner) as _, "memory://").source(&"default".parse().unwrap());

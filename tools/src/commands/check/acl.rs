@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use redwind_link::{Connection, LinkError, ReplicationInfo, ServerUrl};
-use redwind_stream::encode_command;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use redwind_link::{Connection, LinkError, ReplicationInfo, ServerUrl, psync_allowed};
 
 use super::finding::{Finding, Level, Subject};
 
 /// Everything that an agent and this check ask of a server.
 const RULES_ALL: &str = "+psync +replconf +ping +info +time +module|list +config|get";
-/// Bytes of two short answers.
-const ANSWERS_BYTES_MAX: usize = 16 << 10;
 
 /// Whether a command is allowed, and the server has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +44,7 @@ pub(super) async fn check(
     ] {
         note(name, right(connection.command(command).await)?, level);
     }
-    note("PSYNC", psync(probe, replication, timeout).await?, Level::Failure);
+    note("PSYNC", right(psync_allowed(probe, replication, timeout).await)?, Level::Failure);
     if missing.is_empty() {
         let message = "our user may do all that an agent needs";
         return Ok(vec![Finding::new(Subject::Source, "acl", Level::Ok, message)]);
@@ -99,58 +95,9 @@ fn right<T>(outcome: Result<T, LinkError>) -> Result<Right, LinkError> {
     }
 }
 
-/// Whether PSYNC is allowed.
-///
-/// It is sent in one write behind another command: a server that has an answer pending for us refuses
-/// PSYNC and does nothing ("SYNC and PSYNC are invalid with pending output", `syncCommand`), but says
-/// NOPERM before that (`processCommand`). Should the two ever be read apart, it asks for the very end
-/// of the stream, which costs the server nothing where it has a backlog.
-async fn psync(probe: Connection, replication: &ReplicationInfo, timeout: Duration) -> Result<Right, LinkError> {
-    let address = probe.address().clone();
-    let next = replication.master_repl_offset.saturating_add(1).to_string();
-    let psync: [&[u8]; 3] = [b"PSYNC", replication.master_replid.as_bytes(), next.as_bytes()];
-    let wire = [encode_command(&[b"PING"]), encode_command(&psync)].concat();
-    let (mut stream, mut answers) = probe.into_stream();
-    let exchange = async {
-        stream.write_all(&wire).await?;
-        stream.flush().await?;
-        while lines(&answers).count() < 2 && answers.len() < ANSWERS_BYTES_MAX {
-            if stream.read_buf(&mut answers).await? == 0 {
-                break;
-            }
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(timeout, exchange).await {
-        Ok(Ok(())) => {}
-        Ok(Err(source)) => return Err(LinkError::Lost { address, source }),
-        Err(_) => return Err(LinkError::Timeout { address, waiting_for: "PSYNC".into(), after: timeout }),
-    }
-    match lines(&answers).nth(1) {
-        None => Err(LinkError::Closed { address }),
-        Some(answer) => match answer.strip_prefix(b"-") {
-            Some(refusal) => right::<()>(Err(LinkError::from_server(&psync, refusal))),
-            None => Ok(Right::Granted),
-        },
-    }
-}
-
-/// The complete lines of `answers` that are not empty.
-fn lines(answers: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let complete = answers.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    answers[..complete].split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn answers_are_told_apart() {
-        assert_eq!(lines(b"").count(), 0);
-        assert_eq!(lines(b"+PONG\r\n-ER").collect::<Vec<_>>(), [b"+PONG"]);
-        assert_eq!(lines(b"+PONG\r\n\n-ERR x\r\n").collect::<Vec<_>>(), [&b"+PONG"[..], b"-ERR x"]);
-    }
 
     #[test]
     fn what_is_missing_is_told_together_with_the_line_to_type() {

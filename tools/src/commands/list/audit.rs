@@ -74,6 +74,11 @@ fn describe(event: &AuditEvent) -> String {
             format!("restore of {target} ({position}) {means} {place}")
         }
         AuditEvent::Snapshot { peer, role } => format!("snapshot asked for by an {role} at {peer}"),
+        AuditEvent::Takeover { term, former_term, former_host, former_pid, reason } => {
+            format!(
+                "took the archive over from process {former_pid} on {former_host}, term {former_term} to {term}: {reason}"
+            )
+        }
         AuditEvent::Unknown => "something that a newer redwind writes down".to_owned(),
     }
 }

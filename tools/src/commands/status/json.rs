@@ -45,6 +45,7 @@ fn source(source: &SourceStatus) -> Value {
         "gaps": source.gaps,
         "last_gap": source.last_gap.as_ref().map(gap),
         "blur_in_progress": source.blur_in_progress.as_ref().map(blur),
+        "standby_armed": source.standby_armed,
     })
 }
 
@@ -160,7 +161,9 @@ mod tests {
         assert_eq!(source["state"], "spool_full");
         assert_eq!(source["store_lag"], json!({ "bytes_behind": 3, "seconds_behind": null }));
         assert_eq!(source["server"]["clock_offset_seconds"], json!(-1.5));
-        for key in ["durable", "server_lag", "reason", "history", "known_complete_until", "last_snapshot"] {
+        for key in
+            ["durable", "server_lag", "reason", "history", "known_complete_until", "last_snapshot", "standby_armed"]
+        {
             assert!(source[key].is_null(), "{key}");
         }
     }

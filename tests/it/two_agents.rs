@@ -1,0 +1,271 @@
+//! Two agents, one archive: one of them writes, whoever starts, restarts, hangs or dies.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use redwind_tests::objects::{Kind, ObjectServer};
+use redwind_tests::proxy::{Ending, Proxy};
+use redwind_tests::redwind::{Agent, Stage, run, verify};
+use redwind_tests::server::Server;
+use redwind_tests::servers::Flavor;
+use redwind_tests::story::{Following, Load, QUICK, check, only_source, patient_server};
+use redwind_tests::workload::Workload;
+use redwind_tests::{mark::Mark, on_each_flavor, poll};
+use serde_json::Value as Json;
+
+/// Within this a newcomer must know, and a standby write.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+const TAKEOVER_MAX: Duration = Duration::from_secs(15);
+
+const STANDBY: &[&str] = &["--flush-interval", "100ms", "--standby"];
+const TAKEOVER: &[&str] = &["--flush-interval", "100ms", "--takeover"];
+
+fn terms(archive: &Path) -> usize {
+    std::fs::read_dir(archive.join("term")).map_or(0, Iterator::count)
+}
+
+/// Ends with status 6 in time, and names the process that writes.
+fn assert_refused(newcomer: &mut Agent, holder: &Agent) {
+    let started = Instant::now();
+    let ended = newcomer.wait_end(ANSWER_MAX);
+    let log = newcomer.log();
+    assert_eq!(ended.code(), Some(6), "{log}");
+    assert!(started.elapsed() <= ANSWER_MAX, "it took {:?}", started.elapsed());
+    for part in [&format!("process {} on ", holder.pid()), "--takeover"] {
+        assert!(log.contains(part), "{part} is named: {log}");
+    }
+}
+
+/// The holder lives, busy or idle: a newcomer says so and leaves it alone.
+fn a_newcomer_leaves_a_living_holder_alone(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let following = Following::start(&server);
+    let load = Load::start(&server, Workload::any(flavor));
+    let mut newcomer = Agent::start(&server.url(), &following.store, QUICK);
+    assert_refused(&mut newcomer, &following.agent);
+    assert!(newcomer.log().contains("and lives"), "{}", newcomer.log());
+    let _ = load.stop();
+
+    following.wait_durable(&server);
+    newcomer.start_again();
+    assert_refused(&mut newcomer, &following.agent);
+    assert_eq!(terms(&following.archive()), 1);
+    server.cli().command(&["SET", "still", "followed"]);
+    following.wait_durable(&server);
+    following.verify();
+}
+on_each_flavor!(a_newcomer_leaves_a_living_holder_alone: redis_7_0);
+
+/// Whoever cannot follow the source does not take the archive from one that does, whatever it was told.
+fn a_refused_user_fences_nobody(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let following = Following::start(&server);
+    let mut cli = server.cli();
+    cli.command(&["ACL", "SETUSER", "poor", "on", ">secret", "-@all", "+ping", "+replconf", "+info", "+time"]);
+    for user in ["nobody:wrong", "poor:secret"] {
+        let source = server.url().replace("redis://", &format!("redis://{user}@"));
+        let mut second = Agent::start(&source, &following.store, TAKEOVER);
+        let ended = second.wait_end(ANSWER_MAX);
+        assert_eq!(ended.code(), Some(7), "{user}: {}", second.log());
+    }
+    assert_eq!(terms(&following.archive()), 1);
+    cli.command(&["SET", "still", "followed"]);
+    following.wait_durable(&server);
+}
+on_each_flavor!(a_refused_user_fences_nobody: redis_6_2 redis_7_0 valkey_9);
+
+/// A source that is down is waited for without a claim; an orderly stop leaves the archive to anybody.
+fn a_newcomer_waits_for_its_source_and_follows_a_stopped_holder_at_once(flavor: &Flavor) {
+    let mut server = patient_server(flavor);
+    let mut following = Following::start(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    server.kill9();
+    let mut newcomer = Agent::start(&server.url(), &following.store, QUICK);
+    poll::until_true("the newcomer says that the source is down", || {
+        newcomer.status().is_some_and(|status| status["sources"][0]["state"] == "down")
+    });
+    assert_eq!(terms(&following.archive()), 1);
+    server.start_again();
+    newcomer.wait_ready();
+    assert_eq!(terms(&following.archive()), 2);
+    following.agent.start_again();
+    assert_refused(&mut following.agent, &newcomer);
+}
+on_each_flavor!(a_newcomer_waits_for_its_source_and_follows_a_stopped_holder_at_once: redis_7_0);
+
+/// Supervisors that start whatever ends do not make two agents take the archive from each other in turns.
+fn agents_that_are_always_restarted_do_not_take_turns(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut following = Following::start(&server);
+    let load = Load::start(&server, Workload::any(flavor));
+    let mut second = Agent::start(&server.url(), &following.store, QUICK);
+    assert_refused(&mut second, &following.agent);
+    second.start_again();
+    assert_refused(&mut second, &following.agent);
+    assert_eq!(terms(&following.archive()), 1);
+
+    // somebody decides for a third, and the supervisors go on
+    let mut third = Agent::start(&server.url(), &following.store, TAKEOVER);
+    let fenced = following.agent.wait_end(poll::PATIENCE);
+    assert_eq!(fenced.code(), Some(6), "{}", following.agent.log());
+    third.wait_ready();
+    for agent in [&mut following.agent, &mut second] {
+        agent.start_again();
+        assert_refused(agent, &third);
+    }
+    assert_eq!(terms(&following.archive()), 2);
+    let _ = load.stop();
+    third.wait_offset(Stage::Durable, server.cli().offset());
+    following.verify();
+}
+on_each_flavor!(agents_that_are_always_restarted_do_not_take_turns: redis_7_0);
+
+/// A second agent that waits until the first is gone.
+struct Pair {
+    following: Following,
+    standby: Agent,
+    before: Mark,
+}
+
+impl Pair {
+    /// Armed, with a mark behind.
+    fn armed(server: &Server, workload: &mut Workload) -> Self {
+        let following = Following::start(server);
+        let standby = Agent::start(&server.url(), &following.store, STANDBY);
+        wait_armed(server, &standby, workload);
+        let before = following.mark("the first agent's", server);
+        workload.run(&mut server.cli(), 20);
+        following.wait_durable(server);
+        Self { following, standby, before }
+    }
+
+    /// The standby has taken over in time, and nothing is missing.
+    fn assert_taken_over(&mut self, server: &Server, workload: &mut Workload, struck: Instant) {
+        poll::until_true("the standby claims the archive", || terms(&self.following.archive()) == 2);
+        let took = struck.elapsed();
+        assert!(took <= TAKEOVER_MAX, "it took {took:?}: {}", self.standby.log());
+        self.standby.wait_ready();
+        workload.run(&mut server.cli(), 50);
+        let after = Mark::take("the standby's", server, |offset| self.standby.wait_offset(Stage::Received, offset));
+        workload.run(&mut server.cli(), 20);
+        self.standby.wait_offset(Stage::Durable, server.cli().offset());
+        assert_eq!(self.following.list()["gaps"], Json::Array(Vec::new()));
+        let audit = run(Some(&self.following.store), &["list", "--audit"]).expect(0).stdout;
+        let told = format!("took the archive over from process {}", self.following.agent.pid());
+        assert!(audit.contains(&told), "{audit}");
+        self.following.check_offset(&self.before);
+        self.following.check_offset(&after);
+        self.following.verify();
+    }
+}
+
+/// Waits until `standby` would notice the end of the writer within seconds, while there are writes.
+fn wait_armed(server: &Server, standby: &Agent, workload: &mut Workload) {
+    let mut cli = server.cli();
+    poll::until("the standby is armed", || {
+        workload.run(&mut cli, 5);
+        let status = standby.status()?;
+        let source = &status["sources"][0];
+        (source["standby_armed"] == true).then(|| assert_eq!(source["state"], "standby"))
+    });
+    let (code, body) = standby.page("/readyz").unwrap();
+    assert!(code == 503 && body.contains("standing by"), "{code} {body}");
+    let armed = standby.metrics().into_iter().find(|(name, _)| name.starts_with("redwind_standby_armed"));
+    assert_eq!(armed.map(|(_, value)| value), Some(1.0));
+}
+
+fn a_standby_follows_a_killed_agent(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut workload = Workload::any(flavor);
+    let mut pair = Pair::armed(&server, &mut workload);
+    let load = Load::start(&server, workload);
+    pair.following.agent.kill9();
+    let struck = Instant::now();
+    let mut workload = load.stop();
+    pair.assert_taken_over(&server, &mut workload, struck);
+}
+on_each_flavor!(a_standby_follows_a_killed_agent: redis_7_0 valkey_9);
+
+fn a_standby_follows_an_agent_that_hangs(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut workload = Workload::any(flavor);
+    let mut pair = Pair::armed(&server, &mut workload);
+    pair.following.agent.pause();
+    let struck = Instant::now();
+    workload.run(&mut server.cli(), 50);
+    pair.assert_taken_over(&server, &mut workload, struck);
+    // it wakes up, and has nothing more to say
+    pair.following.agent.go_on();
+    let fenced = pair.following.agent.wait_end(poll::PATIENCE);
+    assert_eq!(fenced.code(), Some(6), "{}", pair.following.agent.log());
+    assert!(pair.following.agent.log().contains("fenced"), "{}", pair.following.agent.log());
+    pair.following.verify();
+}
+on_each_flavor!(a_standby_follows_an_agent_that_hangs: redis_7_0);
+
+/// An orderly stop hands over at once, also to one that was started with the same option.
+fn a_standby_follows_an_agent_that_stops(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut workload = Workload::any(flavor);
+    let mut pair = Pair::armed(&server, &mut workload);
+    let struck = Instant::now();
+    assert_eq!(pair.following.agent.stop().code(), Some(0));
+    pair.assert_taken_over(&server, &mut workload, struck);
+}
+on_each_flavor!(a_standby_follows_an_agent_that_stops: redis_7_0);
+
+/// Over the wire: many start at once, and one writes; that is cut off from the bucket, and the standby
+/// writes.
+fn s3_has_one_writer(flavor: &Flavor) {
+    let Some(objects) = ObjectServer::start(Kind::Moto, "s3_has_one_writer") else { return };
+    let proxy = Proxy::start(objects.addr());
+    let (cut_off, direct) = (objects.store_at(proxy.addr()), objects.store());
+    let server = patient_server(flavor);
+    let mut workload = Workload::any(flavor);
+    workload.run(&mut server.cli(), 50);
+    let mut racers: Vec<Agent> = (0..4).map(|_| Agent::start(&server.url(), &cut_off, QUICK)).collect();
+    let mut ended = Vec::new();
+    poll::until_within(2 * ANSWER_MAX, "all but one have ended", || {
+        workload.run(&mut server.cli(), 5);
+        for racer in (0..racers.len()).rev() {
+            if let Some(status) = racers[racer].exited() {
+                assert_eq!(status.code(), Some(6), "{}", racers[racer].log());
+                ended.push(racers.swap_remove(racer));
+            }
+        }
+        (racers.len() == 1).then_some(())
+    });
+    let mut holder = racers.swap_remove(0);
+    holder.wait_ready();
+    for loser in &ended {
+        assert!(loser.log().contains(&format!("process {} on ", holder.pid())), "{}", loser.log());
+    }
+
+    let mut standby = Agent::start(&server.url(), &direct, STANDBY);
+    wait_armed(&server, &standby, &mut workload);
+    let before = Mark::take("before", &server, |offset| holder.wait_offset(Stage::Received, offset));
+    workload.run(&mut server.cli(), 20);
+    holder.wait_offset(Stage::Durable, server.cli().offset());
+    proxy.refuse(true);
+    proxy.end_all(Ending::Reset);
+    let struck = Instant::now();
+    poll::until_true("the standby writes", || standby.log().contains("took the archive over"));
+    assert!(struck.elapsed() <= TAKEOVER_MAX, "it took {:?}: {}", struck.elapsed(), standby.log());
+    standby.wait_ready();
+    workload.run(&mut server.cli(), 50);
+    standby.wait_offset(Stage::Durable, server.cli().offset());
+    proxy.refuse(false);
+    assert_eq!(holder.wait_end(poll::PATIENCE).code(), Some(6), "{}", holder.log());
+    assert_eq!(only_source(&direct)["gaps"], Json::Array(Vec::new()));
+    check(&direct, flavor, &before);
+    assert_eq!(standby.stop().code(), Some(0));
+    let _ = verify(&direct).expect(0);
+}
+on_each_flavor!(s3_has_one_writer: redis_7_0);
+
+#[test]
+fn waiting_and_not_waiting_exclude_each_other() {
+    let both =
+        run(None, &["agent", "--source", "redis://localhost", "--store", "memory://", "--standby", "--takeover"]);
+    assert!(both.expect(2).stderr.contains("--takeover and --standby"));
+}
