@@ -15,9 +15,10 @@ use redwind_stream::{Framer, FramerState, RecordKind};
 use ulid::Ulid;
 use zstd::bulk::Compressor;
 
+use crate::audit::{Actor, AuditEntry, AuditEvent, Destination};
 use crate::chunk::{ChunkEncoder, ChunkId};
 use crate::documents::{Cause, HistoryStart, Manifest, Marker, Server, SnapshotReason, TermClaim};
-use crate::layout::{ObjectName, PageName, Reading, SEGMENTS_PER_PAGE, SegmentName};
+use crate::layout::{AuditName, ObjectName, PageName, Reading, SEGMENTS_PER_PAGE, SegmentName};
 use crate::position::{HistoryId, Offset, Position, Term};
 use crate::segment::{Mark, ReplicationId, SegmentEncoder, SegmentHeader};
 use crate::time::Timestamp;
@@ -293,6 +294,30 @@ impl Writer {
         };
         self.page = Some((page.clone(), segments + 1));
         page
+    }
+
+    /// Enters a restore of where the log stands into the audit log.
+    pub fn audit(&mut self, time: Timestamp) {
+        let entry = self.new_id(time);
+        let document = AuditEntry {
+            entry,
+            archive: self.archive,
+            time,
+            by: Actor {
+                user: "user".to_owned(),
+                uid: 1000,
+                host: "host".to_owned(),
+                pid: 1,
+                redwind: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            event: AuditEvent::Restore {
+                target: "latest".to_owned(),
+                position: Position { history: self.log().history, offset: self.log().end },
+                destination: Destination::Aof,
+                place: "/data".to_owned(),
+            },
+        };
+        self.objects.put_document(&ObjectName::Audit(AuditName { time, entry }), &document);
     }
 
     /// Takes a snapshot of an empty server where the log stands.

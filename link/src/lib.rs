@@ -8,6 +8,8 @@
 
 mod connection;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod info;
 mod probe;
 mod reply;

@@ -129,6 +129,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whatever_is_given_is_read_or_refused() {
+        let seeds = ["1h 30m", "250ms", "never", "64 MiB", "1.5GiB", "4096", "-1s", "1e9"];
+        redwind_fuzz::Fuzz::of("quantity").seeds(seeds).run(|input| {
+            let text = String::from_utf8_lossy(input);
+            let (interval, size) = (text.parse::<Interval>(), text.parse::<ByteSize>());
+            format!("{} {}", interval.is_ok(), size.is_ok())
+        });
+    }
+
     proptest::proptest! {
         #[test]
         fn whatever_is_written_is_read_back(micros in 0u64..u64::MAX / 1000) {

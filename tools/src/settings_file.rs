@@ -198,6 +198,22 @@ mod tests {
         assert!(error.starts_with("a.toml:2: ") && !error.contains("canary"), "{error}");
     }
 
+    #[test]
+    fn whatever_a_file_holds_is_read_or_refused() {
+        let seeds = [
+            "source = 'redis://${WHO}@h'\nname = \"$${WHO}$\"\ncompression-level = 3\nlisten-open = true\n",
+            "# a comment\nflush-interval = \"1s\"\nstore = \"\"\"s3://bucket\"\"\"\n[table]\nx = [1, {y = 2.5}]\n",
+            "name = 'a${NOBODY}'\nspool = \"\\u00e9\\n\"\nd = 2026-11-20T14:03:07Z\nn = 0xff\n",
+        ];
+        let memory = redwind_fuzz::Memory { bytes: 256 << 10, per_byte: 512 };
+        redwind_fuzz::Fuzz::of("settings").seeds(seeds).memory(memory).run(|input| {
+            match parse(&String::from_utf8_lossy(input)) {
+                Ok(file) => format!("{} entries", "x".repeat(file.entries.len().min(9))),
+                Err(error) => error.to_string().split(": ").last().unwrap_or_default().to_owned(),
+            }
+        });
+    }
+
     proptest::proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in "(([a-z]{1,3}|\\[a\\]|[a-z]=[\"'0-9\\[{]|\\$\\{|\\}|\n|.){0,40})") {

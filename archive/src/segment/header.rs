@@ -142,7 +142,11 @@ impl SegmentHeader {
             start: Offset(fields.u64()?),
             predecessor: {
                 let (has, crc32) = (fields.u8()?, fields.u32()?);
-                (has == 1).then_some(crc32)
+                match has {
+                    0 if crc32 == 0 => None,
+                    1 => Some(crc32),
+                    _ => return None,
+                }
             },
             opened: Timestamp(fields.u64()?),
             late_since: fields.u64().map(|micros| (micros != 0).then_some(Timestamp(micros)))?,

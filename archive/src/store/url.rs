@@ -57,6 +57,10 @@ impl FromStr for StoreUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let problem = |problem| StoreUrlError { text: redacted(text), problem };
+        if text.contains(char::is_control) {
+            // The parser leaves some of them out, and messages would show them.
+            return Err(problem("it holds control characters"));
+        }
         let url = Url::parse(text).map_err(|_| problem(FORMS))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(problem("credentials do not belong in it; each cloud's usual environment variables are read"));
@@ -78,7 +82,10 @@ impl FromStr for StoreUrl {
             "az" | "azure" => bucket(Cloud::Azure, &url).map_err(problem)?,
             _ => return Err(problem(FORMS)),
         };
-        Ok(Self { text: text.trim_end_matches('/').to_owned(), location })
+        let trimmed = text.trim_end_matches('/');
+        // The root folder is written with slashes only.
+        let text = if trimmed.ends_with(':') { text } else { trimmed };
+        Ok(Self { text: text.to_owned(), location })
     }
 }
 

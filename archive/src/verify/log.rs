@@ -224,6 +224,9 @@ impl Replay {
             framer.push(&bytes, count).map_err(|error| format!("its stream cannot be parsed: {error}"))?;
         }
         let trailer = &segment.trailer;
+        if !segment.blocks.is_empty() && trailer.read_until < self.last_arrival {
+            return Err(format!("its trailer vouches until {}, before its last arrival", trailer.read_until));
+        }
         if (records, writes) != (trailer.records, trailer.writes) {
             return Err(format!("it has {records} records, {writes} of them writes; its trailer says otherwise"));
         }

@@ -131,6 +131,39 @@ mod tests {
         assert!(read_all(&[b"*1\r\n".as_slice(), &[b'$'; 20_000]].concat()).is_err());
     }
 
+    /// The commands in what a connection brings, until they end or are none.
+    fn commands(pieces: &[&[u8]]) -> (Vec<Said>, Option<String>) {
+        let (mut buffer, mut commands) = (BytesMut::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            loop {
+                match take(&mut buffer) {
+                    Ok(Some(Said::Alive)) => {}
+                    Ok(Some(command)) => commands.push(command),
+                    Ok(None) => break,
+                    Err(error) => return (commands, Some(error.to_string())),
+                }
+            }
+        }
+        (commands, None)
+    }
+
+    #[test]
+    fn replicas_are_read_in_whatever_pieces_they_speak() {
+        let handshake = [
+            encode_command(&[b"AUTH", b"default", b"password"]),
+            encode_command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]),
+            encode_command(&[b"PSYNC", b"?", b"-1"]),
+            b"\n\n".to_vec(),
+            encode_command(&[b"REPLCONF", b"ACK", b"17"]),
+        ];
+        redwind_fuzz::Fuzz::of("replica-command").seeds([handshake.concat()]).run(|input| {
+            let whole = commands(&[input]);
+            assert_eq!(commands(&redwind_fuzz::pieces(input)), whole, "the pieces do not matter");
+            format!("{} {}", "x".repeat(whole.0.len().min(5)), whole.1.unwrap_or_default())
+        });
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {

@@ -117,6 +117,29 @@ fn what_is_no_target_is_refused_with_examples() {
     assert!(refused("1969-01-01T00:00:00Z").contains("1970"));
 }
 
+#[test]
+fn whatever_is_asked_for_is_read_or_refused() {
+    let seeds = [
+        "2026-11-20T14:03:07.250Z",
+        "2026-11-20 14:03:07 Europe/Berlin",
+        "2026-11-20T14:03:07+01:00[Europe/Berlin]",
+        "15m ago",
+        "1763640187250",
+        "latest",
+        "offset:01K9ZJ3V5X0000000000000000:342",
+        "before:01K9ZJ3V5X0000000000000000:342",
+        "after:01K9ZJ3V5X0000000000000000:342",
+    ];
+    let now = now_in("Europe/Berlin");
+    let memory = redwind_fuzz::Memory { bytes: 1 << 20, per_byte: 256 };
+    redwind_fuzz::Fuzz::of("target").seeds(seeds).memory(memory).run(move |input| {
+        match parse(&String::from_utf8_lossy(input), &now) {
+            Ok(target) => format!("{:?}", std::mem::discriminant(&target)),
+            Err(error) => format!("{:?}", std::mem::discriminant(&error)),
+        }
+    });
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
