@@ -1,7 +1,7 @@
 //! The journal: takes the stream to the spool on disk, and from there to the store.
 //!
 //! ```text
-//! log reader --Entry--> queue --> sealer (thread: compress, write, sync) --> spool files
+//! log reader --Entry--> queue --> sealer (thread: compress) --> spool writer (thread: write, sync)
 //!                                                                             |
 //!        progress <-- fence check <-- contiguous <-- uploader (parallel puts) <-+
 //! ```
@@ -13,8 +13,9 @@
 //!   returned, no later term existed: what a fenced writer puts is never acknowledged;
 //! - a file leaves the spool only when its content counts as stored, so that kill -9 at any point
 //!   loses nothing that was reported;
-//! - memory stays bounded whatever the store does: the queue is 4 MiB, the sealer holds one batch, the
-//!   uploader at most 8 MiB; everything else lies on disk, up to the spool's limit.
+//! - memory stays bounded whatever disk and store do: the queue is 4 MiB, the sealer holds one batch, at
+//!   most 16 MiB of encoded bytes wait for the disk, the uploader holds at most 8 MiB; everything else
+//!   lies on disk, up to the spool's limit.
 
 mod candidacy;
 mod entry;
@@ -32,6 +33,7 @@ mod signs;
 mod snapshot_chunks;
 mod snapshot_writer;
 mod spool;
+mod spool_writer;
 mod term;
 #[cfg(test)]
 mod tests;
@@ -66,6 +68,7 @@ use recovery::Survivors;
 use resume::{LogEnd, StoredLog};
 use sealer::{Sealer, SealerParts};
 use spool::Spool;
+use spool_writer::{SpoolQueue, SpoolWriterParts};
 use term::Tenure;
 use uploader::{Uploader, Upstream};
 
@@ -148,17 +151,23 @@ impl Journal {
         let oldest = pending.first().map_or(next_seq, |first| first.file().seq);
         let (stored_seq, stored_seq_seen) = watch::channel(oldest.saturating_sub(1));
         let (ended, deadline) = (CancellationToken::new(), CancellationToken::new());
-        let sealer = Sealer::new(SealerParts {
+        let writer = SpoolWriterParts {
             spool: Arc::clone(&upstream.spool),
             board: Arc::clone(&upstream.board),
-            clock: Arc::clone(&upstream.clock),
             snapshots: snapshots.clone(),
+            sealed,
+            stop: cancel.clone(),
+            kill: ended.clone(),
+        };
+        let sealer = Sealer::new(SealerParts {
+            clock: Arc::clone(&upstream.clock),
+            snapshots: snapshots.subscribe(),
             identity,
             segment_bytes_max: settings.segment_bytes_max,
             compression_level: settings.compression_level,
             entries,
             buffers,
-            sealed,
+            spool: SpoolQueue::start(writer, Handle::current())?,
             stored_seq: stored_seq_seen,
             stop: cancel.clone(),
             kill: ended.clone(),

@@ -17,7 +17,7 @@ mod trailer;
 
 pub use block::{BLOCK_BYTES_MAX, Block, Mark};
 pub use decoder::{Recovered, Segment, SegmentError, recover};
-pub use encoder::SegmentEncoder;
+pub use encoder::{SegmentEncoder, compressor};
 pub use header::{ReplicationId, SegmentHeader};
 pub use trailer::{TRAILER_BYTES, Trailer};
 

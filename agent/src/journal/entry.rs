@@ -134,7 +134,7 @@ impl ResumePoint {
 
 /// The way into the journal, for its one user: the log reader.
 ///
-/// The queue is short. The sealer behind it waits for the disk, never for the store, so that the
+/// The queue is short. The sealer behind it may have to wait for the disk, never for the store, so that the
 /// socket is read whatever the store does.
 #[derive(Debug)]
 pub struct EntrySender {

@@ -1,15 +1,16 @@
-//! The sealer: turns what the log reader hands over into segments in the spool.
+//! The sealer: turns what the log reader hands over into segments for the spool.
 //!
-//! A thread of its own, because it compresses and waits for the disk. It never waits for the store.
-//! A segment's bytes are in its file as soon as they are compressed, and count as spooled once they
-//! are synced: when the segment is sealed, or at each flush while the store lags so far behind that
-//! another small segment would only lengthen the queue.
+//! A thread of its own, because it compresses. It waits neither for the store nor, as long as the disk
+//! is not far behind, for the disk: that is the [spool writer](super::spool_writer)'s. A segment's bytes
+//! go to its file as soon as they are compressed, and count as spooled once they are synced: when the
+//! segment is sealed, or at each flush while the store lags so far behind that another small segment
+//! would only lengthen the queue.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use redwind_archive::documents::HistoryStart;
-use redwind_archive::segment::{ReplicationId, SegmentEncoder, SegmentHeader};
+use redwind_archive::segment::{self, ReplicationId, SegmentEncoder, SegmentHeader};
 use redwind_archive::time::{Clock, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -18,10 +19,11 @@ use zstd::bulk::Compressor;
 
 use super::entry::{Batch, Buffers, Entry, ResumePoint};
 use super::error::JournalError;
-use super::pending::{Pending, PendingSegment};
-use super::progress::{Board, SnapshotState};
+use super::pending::PendingSegment;
+use super::progress::SnapshotState;
 use super::resume::LogEnd;
-use super::spool::{Kind, SegmentFile, Spool, Spooled, is_no_room};
+use super::spool::{Kind, Spooled};
+use super::spool_writer::SpoolQueue;
 use super::term::Identity;
 
 /// Files that the store may be behind before a flush no longer makes a segment of its own.
@@ -29,15 +31,11 @@ const LAG_FILES_MAX: u64 = 64;
 /// A segment without writes that comes so long after the one before is an idle minute's, for which
 /// nobody waits.
 const IDLE_MIN: Duration = Duration::from_secs(55);
-/// How often a full disk is tried again.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the sealer works with.
 pub(super) struct SealerParts {
-    pub(super) spool: Arc<Spool>,
-    pub(super) board: Arc<Board>,
     pub(super) clock: Arc<Clock>,
-    pub(super) snapshots: watch::Sender<SnapshotState>,
+    pub(super) snapshots: watch::Receiver<SnapshotState>,
     pub(super) identity: Identity,
     /// Bytes of stream after which a segment is sealed.
     pub(super) segment_bytes_max: u64,
@@ -45,7 +43,8 @@ pub(super) struct SealerParts {
     pub(super) compression_level: i32,
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) buffers: Buffers,
-    pub(super) sealed: mpsc::UnboundedSender<Pending>,
+    /// The way to the disk.
+    pub(super) spool: SpoolQueue,
     /// How far the log's files have been stored.
     pub(super) stored_seq: watch::Receiver<u64>,
     /// Take what has been handed over, seal it, and end.
@@ -63,8 +62,6 @@ pub(super) struct Sealer {
     parts: SealerParts,
     compressor: Compressor<'static>,
     log: Option<Log>,
-    /// The buffer of the segment before, for the next one.
-    spare: Vec<u8>,
     /// A flush that only synced: until when it vouches.
     deferred: Option<Timestamp>,
 }
@@ -82,10 +79,11 @@ struct Log {
 /// The segment that is being written.
 struct Open {
     encoder: SegmentEncoder,
-    file: SegmentFile,
     seq: u64,
-    /// Bytes on their way to the file.
-    unwritten: Vec<u8>,
+    /// Its length so far.
+    bytes: u64,
+    /// Encoded, and not on its way to the file yet.
+    unsent: Vec<u8>,
     /// Arrival of the first write in it that has not been reported as spooled.
     first_write: Option<Timestamp>,
 }
@@ -94,13 +92,14 @@ struct Open {
 enum Next {
     Entry(Entry),
     StoreCaughtUp,
+    SpoolFailed,
     End,
     Kill,
 }
 
 impl Sealer {
     pub(super) fn new(parts: SealerParts) -> Result<Self, JournalError> {
-        let compressor = Compressor::new(parts.compression_level).map_err(JournalError::Compress)?;
+        let compressor = segment::compressor(parts.compression_level).map_err(JournalError::Compress)?;
         let log = parts.end.clone().map(|end| Log {
             sealed_until: end.point.read_until,
             point: end.point,
@@ -108,12 +107,19 @@ impl Sealer {
             clock_offset: None,
             open: None,
         });
-        Ok(Self { parts, compressor, log, spare: Vec::new(), deferred: None })
+        Ok(Self { parts, compressor, log, deferred: None })
     }
 
-    /// Takes entries until they end. Blocks its thread.
+    /// Takes entries until they end, and waits until they are in the spool. Blocks its thread.
     pub(super) fn run(mut self, runtime: &Handle) -> Result<(), JournalError> {
-        match self.take_all(runtime) {
+        let taken = self.take_all(runtime);
+        let written = self.parts.spool.finish();
+        let ended = match taken {
+            // Nothing takes orders any more: what was written tells why.
+            Ok(()) | Err(JournalError::Closed) => written,
+            failed => failed,
+        };
+        match ended {
             Err(JournalError::Closed) => {
                 tracing::warn!("stopped with a full disk: what was received last is in no spool");
                 Ok(())
@@ -132,7 +138,8 @@ impl Sealer {
                     }
                 }
                 Next::End => return self.seal_open(),
-                Next::Kill => return Ok(()),
+                // The spool's queue tells why when it is finished.
+                Next::SpoolFailed | Next::Kill => return Ok(()),
             }
         }
     }
@@ -145,6 +152,7 @@ impl Sealer {
                 biased;
                 () = parts.kill.cancelled() => return Next::Kill,
                 () = parts.stop.cancelled(), if !parts.entries.is_closed() => parts.entries.close(),
+                () = parts.spool.failed() => return Next::SpoolFailed,
                 entry = parts.entries.recv() => return entry.map_or(Next::End, Next::Entry),
                 Ok(_) = parts.stored_seq.wait_for(|stored| *stored >= caught_up), if self.deferred.is_some() => {
                     return Next::StoreCaughtUp;
@@ -166,9 +174,6 @@ impl Sealer {
         self.seal_open()?;
         self.deferred = None;
         let seq = self.take_seq();
-        let file = with_room(&self.parts, || self.parts.spool.write_history(seq, &start))?;
-        self.parts.snapshots.send_modify(|state| state.last = None);
-        self.parts.board.begin(start.history, start.start);
         self.log = Some(Log {
             point: ResumePoint::at_start_of(&start),
             last_crc32: None,
@@ -176,8 +181,7 @@ impl Sealer {
             clock_offset: None,
             open: None,
         });
-        self.hand_on(Pending::History { file, start: Box::new(start) });
-        Ok(())
+        self.parts.spool.begin(seq, start)
     }
 
     fn attach(&mut self, id: &ReplicationId, clock_offset: Option<i64>) -> Result<(), JournalError> {
@@ -203,10 +207,10 @@ impl Sealer {
         let Some(open) = log.open.as_mut() else { return Ok(()) };
         let Batch { bytes, marks, records, writes, .. } = &batch;
         open.encoder
-            .block(&mut self.compressor, bytes, marks, *records, *writes, &mut open.unwritten)
+            .block(&mut self.compressor, bytes, marks, *records, *writes, &mut open.unsent)
             .map_err(JournalError::Compress)?;
         open.first_write = open.first_write.or(batch.first_write);
-        open.write(&self.parts)?;
+        open.send(&self.parts.spool)?;
         log.point.append(&batch);
         let full = open.encoder.end().since(open.encoder.header().start) >= self.parts.segment_bytes_max;
         self.parts.buffers.give_back(batch.bytes);
@@ -223,7 +227,7 @@ impl Sealer {
             return Ok(());
         }
         let seq = self.take_seq();
-        let file = with_room(&self.parts, || self.parts.spool.create(seq))?;
+        self.parts.spool.open(seq)?;
         let Some(log) = self.log.as_mut() else { return Ok(()) };
         let identity = self.parts.identity;
         let header = SegmentHeader {
@@ -240,9 +244,9 @@ impl Sealer {
             framer: log.point.framer.clone(),
             snapshot: self.parts.snapshots.borrow().newest,
         };
-        let mut unwritten = std::mem::take(&mut self.spare);
-        let encoder = SegmentEncoder::begin(header, &mut unwritten);
-        log.open = Some(Open { encoder, file, seq, unwritten, first_write: None });
+        let mut unsent = self.parts.spool.buffer();
+        let encoder = SegmentEncoder::begin(header, &mut unsent);
+        log.open = Some(Open { encoder, seq, bytes: 0, unsent, first_write: None });
         Ok(())
     }
 
@@ -265,9 +269,7 @@ impl Sealer {
     fn sync(&mut self) -> Result<(), JournalError> {
         let Some(log) = self.log.as_mut() else { return Ok(()) };
         let Some(open) = log.open.as_mut() else { return Ok(()) };
-        open.file.sync()?;
-        self.parts.board.spooled(log.point.position, open.first_write.take());
-        Ok(())
+        self.parts.spool.sync(log.point.position, open.first_write.take())
     }
 
     /// Seals the segment at hand, if there is one.
@@ -284,21 +286,19 @@ impl Sealer {
         self.deferred = None;
         self.open(None)?;
         let Some(log) = self.log.as_mut() else { return Ok(()) };
-        let Some(Open { encoder, mut file, seq, mut unwritten, first_write }) = log.open.take() else { return Ok(()) };
+        let Some(Open { encoder, seq, bytes, mut unsent, first_write }) = log.open.take() else { return Ok(()) };
         let history = encoder.header().history;
         let late_since = encoder.header().late_since;
-        let (name, trailer) = encoder.finish(read_until, &mut unwritten);
-        with_room(&self.parts, || file.append(&unwritten))?;
-        file.sync()?;
-        unwritten.clear();
-        self.spare = unwritten;
+        let (name, trailer) = encoder.finish(read_until, &mut unsent);
+        let bytes = bytes + unsent.len() as u64;
+        self.parts.spool.append(unsent)?;
 
         let read_until = late_since.unwrap_or(trailer.read_until);
         let waited = read_until.since(log.sealed_until) < IDLE_MIN;
         log.point.read_until = log.point.read_until.max(read_until);
         log.sealed_until = read_until;
         let segment = PendingSegment {
-            file: Spooled { seq, kind: Kind::Segment, bytes: file.bytes() },
+            file: Spooled { seq, kind: Kind::Segment, bytes },
             name,
             history,
             late_since,
@@ -308,14 +308,7 @@ impl Sealer {
             writes: trailer.writes,
             urgent: trailer.writes > 0 || (waited && name.end > name.start),
         };
-        self.parts.board.spooled(segment.end(), first_write);
-        self.hand_on(Pending::Segment(segment));
-        Ok(())
-    }
-
-    fn hand_on(&self, pending: Pending) {
-        // Nobody takes it any more when the uploader has failed or its time is up: the spool has it.
-        drop(self.parts.sealed.send(pending));
+        self.parts.spool.seal(segment, first_write)
     }
 
     fn take_seq(&mut self) -> u64 {
@@ -326,38 +319,9 @@ impl Sealer {
 }
 
 impl Open {
-    /// Writes what has been encoded.
-    fn write(&mut self, parts: &SealerParts) -> Result<(), JournalError> {
-        with_room(parts, || self.file.append(&self.unwritten))?;
-        self.unwritten.clear();
-        Ok(())
-    }
-}
-
-/// Writes to the spool; waits where the disk is full. [`JournalError::Closed`] when the journal is
-/// stopped meanwhile.
-fn with_room<T>(parts: &SealerParts, mut write: impl FnMut() -> Result<T, JournalError>) -> Result<T, JournalError> {
-    let mut waited = false;
-    loop {
-        match write() {
-            Err(JournalError::Spool { verb, path, source }) if is_no_room(&source) => {
-                if !std::mem::replace(&mut waited, true) {
-                    tracing::warn!(verb, path = %path.display(), error = %source, "the spool's disk is full");
-                }
-                parts.spool.disk_full();
-                if parts.stop.is_cancelled() || parts.kill.is_cancelled() {
-                    return Err(JournalError::Closed);
-                }
-                std::thread::sleep(NO_ROOM_PAUSE);
-            }
-            Ok(written) => {
-                if waited {
-                    tracing::info!("the spool's disk has room again");
-                    parts.spool.disk_has_room();
-                }
-                return Ok(written);
-            }
-            Err(error) => return Err(error),
-        }
+    /// Sends what has been encoded on its way to the file.
+    fn send(&mut self, spool: &SpoolQueue) -> Result<(), JournalError> {
+        self.bytes += self.unsent.len() as u64;
+        spool.append(std::mem::replace(&mut self.unsent, spool.buffer()))
     }
 }

@@ -180,7 +180,12 @@ async fn wait_for_log(
 ) -> Result<(), JournalError> {
     let Position { history, offset } = facts.position;
     let abandoned = |reason| Err(JournalError::SnapshotAbandoned { reason });
-    let there = |progress: &Progress| progress.history != Some(history) || progress.stored >= offset;
+    // A history that has been handed over begins a little later.
+    let begins = || tail.get().is_some_and(|tail| tail.position.history == history);
+    let there = |progress: &Progress| match progress.history == Some(history) {
+        true => progress.stored >= offset,
+        false => !begins(),
+    };
     let reached = progress.wait_for(there).await.map_err(|_| JournalError::Closed)?.clone();
     if reached.history != Some(history) {
         return abandoned("its history has ended");

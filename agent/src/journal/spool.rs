@@ -314,11 +314,6 @@ impl SegmentFile {
         self.file.sync_data().map_err(|source| failed("sync", &self.path, source))?;
         self.spool.sync_dir()
     }
-
-    /// Its length in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 /// Whether an error says that the disk, or the user's share of it, has no room.

@@ -73,10 +73,12 @@ fn encode_marks(start: Offset, marks: &[Mark], out: &mut Vec<u8>) {
 /// Appends the bytes compressed, or as they are when that would not be shorter.
 fn encode_payload(compressor: &mut zstd::bulk::Compressor<'static>, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<u8> {
     let at = out.len();
-    out.resize(at + zstd::zstd_safe::compress_bound(bytes.len()), 0);
-    let compressed = compressor.compress_to_buffer(bytes, &mut out[at..])?;
+    // Written without being zeroed first, so that of the room for the worst case only what is used is touched.
+    out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+    let mut payload = Cursor::new(&mut *out);
+    payload.set_position(at as u64);
+    let compressed = compressor.compress_to_buffer(bytes, &mut payload)?;
     if compressed < bytes.len() {
-        out.truncate(at + compressed);
         Ok(CODEC_ZSTD)
     } else {
         out.truncate(at);

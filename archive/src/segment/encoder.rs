@@ -3,6 +3,7 @@
 use std::io;
 
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 use super::block::{self, Block, Mark};
 use super::decoder::SegmentError;
@@ -24,6 +25,22 @@ pub struct SegmentEncoder {
     last_arrival: Option<Timestamp>,
     records: u64,
     writes: u64,
+}
+
+/// At the fastest level a window that leaves room beside it in a core's second-level cache: on streams of
+/// commands a tenth less time for two hundredths more bytes.
+const FAST_WINDOW_LOG: u32 = 17;
+
+/// The compressor for [`SegmentEncoder::block`], at a level of zstd.
+///
+/// # Errors
+/// When zstd has no memory.
+pub fn compressor(level: i32) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(level)?;
+    if level == 1 {
+        compressor.set_parameter(CParameter::WindowLog(FAST_WINDOW_LOG))?;
+    }
+    Ok(compressor)
 }
 
 impl SegmentEncoder {
