@@ -11,6 +11,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod info;
+mod on_demand;
 mod probe;
 mod reply;
 mod tls;
@@ -21,6 +22,7 @@ mod version;
 pub use connection::Connection;
 pub use error::{AuthRefusal, LinkError, sanitised};
 pub use info::{InfoError, Module, ReplicationInfo, Role, ServerInfo, ServerKind};
+pub use on_demand::{OnDemandReader, OnDemandWriter};
 pub use probe::psync_allowed;
 pub use reply::{REPLY_BYTES_MAX, Reply};
 pub use tls::{TlsError, TlsOptions};

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::net::{TcpStream, UnixStream, unix};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::LinkError;
+use crate::on_demand::{self, OnDemandReader, OnDemandWriter};
 use crate::tls::{TlsError, TlsOptions};
 use crate::url::{ServerAddress, ServerUrl};
 
@@ -35,7 +36,7 @@ pub enum Transport {
 #[derive(Debug)]
 pub enum ReadHalf {
     /// Of plain TCP.
-    Tcp(tcp::OwnedReadHalf),
+    Tcp(OnDemandReader),
     /// Of a unix socket.
     Unix(unix::OwnedReadHalf),
     /// Of TLS; shares a lock with the other half.
@@ -46,7 +47,7 @@ pub enum ReadHalf {
 #[derive(Debug)]
 pub enum WriteHalf {
     /// Of plain TCP.
-    Tcp(tcp::OwnedWriteHalf),
+    Tcp(OnDemandWriter),
     /// Of a unix socket.
     Unix(unix::OwnedWriteHalf),
     /// Of TLS; shares a lock with the other half.
@@ -93,12 +94,15 @@ impl Transport {
         }
     }
 
-    /// Two halves that two tasks can own. Without a lock between them, unless it is TLS.
-    #[must_use]
-    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
-        match self {
+    /// Two halves that two tasks can own. Without a lock between them, unless it is TLS; plain TCP is
+    /// watched by the runtime only while a half waits.
+    ///
+    /// # Errors
+    /// When the system refuses a second handle on the connection.
+    pub fn into_split(self) -> io::Result<(ReadHalf, WriteHalf)> {
+        Ok(match self {
             Self::Tcp(stream) => {
-                let (read, write) = stream.into_split();
+                let (read, write) = on_demand::split(stream)?;
                 (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
             }
             Self::Unix(stream) => {
@@ -109,7 +113,7 @@ impl Transport {
                 let (read, write) = tokio::io::split(stream);
                 (ReadHalf::Tls(read), WriteHalf::Tls(write))
             }
-        }
+        })
     }
 }
 

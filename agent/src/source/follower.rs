@@ -368,7 +368,10 @@ impl Follower {
         let signals = MonitorSignals::new();
         let session = CancellationToken::new();
         let probe = SocketProbe::of(&attachment.transport);
-        let (reader, writer) = attachment.transport.into_split();
+        let (reader, writer) = match attachment.transport.into_split() {
+            Ok(halves) => halves,
+            Err(error) => return Ok(Ended::Lost(error)),
+        };
         let acknowledger = Acknowledger {
             writer,
             history,

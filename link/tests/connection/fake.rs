@@ -133,7 +133,7 @@ async fn a_line_is_read_past_newlines_and_the_rest_is_kept() {
         assert_eq!(connection.read_line(LIMIT).await.unwrap(), "+FULLRESYNC abc 7");
         assert_eq!(connection.read_line(LIMIT).await.unwrap(), "$4");
         let (transport, mut ahead) = connection.into_stream();
-        let (mut reader, writer) = transport.into_split();
+        let (mut reader, writer) = transport.into_split().unwrap();
         while ahead.len() < 6 {
             assert_ne!(reader.read_buf(&mut ahead).await.unwrap(), 0);
         }
@@ -191,7 +191,7 @@ async fn tls_carries_the_stream_in_halves() {
     let url: ServerUrl = format!("rediss://localhost:{port}").parse().unwrap();
     let connection = Connection::connect(&url, &certificates.anonymous(), LIMIT).await.unwrap();
     assert!(connection.is_tls());
-    let (mut reader, mut writer) = connection.into_stream().0.into_split();
+    let (mut reader, mut writer) = connection.into_stream().0.into_split().unwrap();
     writer.write_all(b"go").await.unwrap();
     writer.flush().await.unwrap();
     let mut stream = [0; 6];

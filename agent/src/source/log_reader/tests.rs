@@ -211,7 +211,7 @@ async fn a_storm_of_getacks_is_one_flush_until_that_is_durable() {
     for _ in 0..200 {
         rig.send(&wait).await;
         end = end.advance(wait.len() as u64);
-        pass(Duration::from_millis(2)).await;
+        pass(Duration::from_millis(3)).await;
     }
     let first = rig.batch().await;
     assert!(first.end() < end);
