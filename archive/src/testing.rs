@@ -333,9 +333,9 @@ impl Writer {
         for (number, piece) in rdb.chunks(rdb.len().div_ceil(3)).enumerate() {
             let number = number as u32;
             let id = ChunkId { archive: self.archive, snapshot, number };
-            let mut encoder = ChunkEncoder::begin(id, 1).expect("zstd works");
-            encoder.push(piece).expect("zstd works");
-            let (object, entry) = encoder.finish().expect("zstd works");
+            let mut encoder = ChunkEncoder::new(1).expect("zstd works");
+            encoder.push(piece);
+            let (object, entry) = encoder.finish(id, Vec::new()).expect("zstd works");
             self.objects.put(ObjectName::Chunk(snapshot, number), object);
             chunks.push(entry);
         }

@@ -171,37 +171,28 @@ struct ChunkMaker {
 
 impl ChunkMaker {
     fn run(self, mut pieces: mpsc::Receiver<BytesMut>) -> Result<(), JournalError> {
+        let mut encoder = ChunkEncoder::new(self.shared.level).map_err(JournalError::Compress)?;
         let mut number = 0;
-        let mut encoder: Option<ChunkEncoder> = None;
         while let Some(piece) = pieces.blocking_recv() {
             let mut rest = &piece[..];
             while !rest.is_empty() {
-                let chunk = match encoder.as_mut() {
-                    Some(chunk) => chunk,
-                    None => encoder.insert(self.begin(number)?),
-                };
-                let room = usize::try_from(CHUNK_RAW_BYTES - chunk.raw_bytes()).unwrap_or(usize::MAX);
+                let room = usize::try_from(CHUNK_RAW_BYTES - encoder.raw_bytes()).unwrap_or(usize::MAX);
                 let (fits, after) = rest.split_at(rest.len().min(room));
-                chunk.push(fits).map_err(JournalError::Compress)?;
+                encoder.push(fits);
                 rest = after;
-                if chunk.raw_bytes() == CHUNK_RAW_BYTES {
-                    self.hand_on(number, encoder.take())?;
+                if encoder.raw_bytes() == CHUNK_RAW_BYTES {
+                    self.hand_on(number, &mut encoder)?;
                     number += 1;
                 }
             }
         }
-        self.hand_on(number, encoder)
+        if encoder.raw_bytes() > 0 { self.hand_on(number, &mut encoder) } else { Ok(()) }
     }
 
-    fn begin(&self, number: u32) -> Result<ChunkEncoder, JournalError> {
+    fn hand_on(&self, number: u32, encoder: &mut ChunkEncoder) -> Result<(), JournalError> {
         let archive = self.shared.upstream.tenure.identity.archive;
         let id = ChunkId { archive, snapshot: self.shared.id, number };
-        ChunkEncoder::begin_in(id, self.shared.level, self.shared.take_buffer()).map_err(JournalError::Compress)
-    }
-
-    fn hand_on(&self, number: u32, encoder: Option<ChunkEncoder>) -> Result<(), JournalError> {
-        let Some(encoder) = encoder else { return Ok(()) };
-        let (object, entry) = encoder.finish().map_err(JournalError::Compress)?;
+        let (object, entry) = encoder.finish(id, self.shared.take_buffer()).map_err(JournalError::Compress)?;
         let place = self.place(number, object)?;
         self.made.send(Chunk { number, entry, place }).map_err(|_| JournalError::Closed)
     }

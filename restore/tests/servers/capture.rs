@@ -179,9 +179,10 @@ impl Archive {
         let snapshot = Ulid(9);
         let mut chunks = Vec::new();
         for (number, bytes) in (0..).zip(rdb.chunks(CHUNK_BYTES)) {
-            let mut chunk = ChunkEncoder::begin(ChunkId { archive: marker.archive, snapshot, number }, 1).unwrap();
-            chunk.push(bytes).unwrap();
-            let (object, entry) = chunk.finish().unwrap();
+            let id = ChunkId { archive: marker.archive, snapshot, number };
+            let mut encoder = ChunkEncoder::new(1).unwrap();
+            encoder.push(bytes);
+            let (object, entry) = encoder.finish(id, Vec::new()).unwrap();
             put(&self.store, ObjectName::Chunk(snapshot, number), object).await;
             chunks.push(entry);
         }
