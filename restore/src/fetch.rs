@@ -26,8 +26,9 @@ pub use rdb::RdbReader;
 pub use stream::{StreamPiece, StreamReader};
 
 /// Memory that one reader takes for fetched, decoded and not yet consumed objects, in bytes. An
-/// object that needs more by itself is read alone.
-pub const MEMORY_BYTES: usize = 64 << 20;
+/// object that needs more by itself is read alone. Enough for two of the largest that agents make; more
+/// would only leave the processor's cache before it is consumed.
+pub const MEMORY_BYTES: usize = 32 << 20;
 
 /// Requests under way at once. Segments of one second are small, so that their number and not their
 /// size is what a long log costs.

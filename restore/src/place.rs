@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -16,6 +17,9 @@ const UNFINISHED: &str = ".redwind-restore-";
 
 /// Pieces that wait for the disk.
 const PIECES_QUEUED: usize = 8;
+
+/// Bytes after which a file that is being written is synced so far.
+const SYNC_BYTES: usize = 32 << 20;
 
 /// Why something could not be put where it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -103,14 +107,9 @@ pub(crate) struct FileSink {
 impl FileSink {
     /// Creates the file, which must not exist.
     pub(crate) fn create(path: &Path) -> Result<Self, PlaceError> {
-        let mut file = File::create_new(path).map_err(at("create", path))?;
-        let (pieces, mut queue) = mpsc::channel::<Piece>(PIECES_QUEUED);
-        let writer = tokio::task::spawn_blocking(move || {
-            while let Some(piece) = queue.blocking_recv() {
-                file.write_all(&piece.bytes)?;
-            }
-            file.sync_all()
-        });
+        let file = File::create_new(path).map_err(at("create", path))?;
+        let (pieces, queue) = mpsc::channel::<Piece>(PIECES_QUEUED);
+        let writer = tokio::task::spawn_blocking(move || write_synced(&file, queue));
         Ok(Self { pieces, writer, path: path.to_owned() })
     }
 
@@ -130,4 +129,25 @@ impl FileSink {
         let outcome = self.writer.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         outcome.map_err(at("write", &self.path))
     }
+}
+
+/// Writes everything that comes and syncs it. The disk is kept busy meanwhile: left to itself the system
+/// gathers gigabytes first, and everybody waits for them at the end.
+fn write_synced(mut file: &File, mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
+    thread::scope(|scope| {
+        let (due, dues) = std::sync::mpsc::sync_channel::<()>(1);
+        let syncing = scope.spawn(move || dues.into_iter().try_for_each(|()| file.sync_data()));
+        let mut unsynced = 0;
+        while let Some(piece) = pieces.blocking_recv() {
+            file.write_all(&piece.bytes)?;
+            unsynced += piece.bytes.len();
+            // While a sync is under way and another waits, that one will do.
+            if unsynced >= SYNC_BYTES && due.try_send(()).is_ok() {
+                unsynced = 0;
+            }
+        }
+        drop(due);
+        syncing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        file.sync_all()
+    })
 }

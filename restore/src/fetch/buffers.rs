@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 /// Buffers kept for the next objects. In between they count towards nobody's budget.
-const IDLE_MAX: usize = 4;
+const IDLE_MAX: usize = 2;
 
 /// The buffers of one reader.
 #[derive(Clone, Debug, Default)]
