@@ -5,6 +5,7 @@
 //! that they tell where and when they begin. Segments are listed page by page, when a plan needs
 //! them.
 
+mod holes;
 mod log;
 mod lost;
 mod summary;

@@ -14,6 +14,8 @@ use crate::position::{HistoryId, Offset, Position};
 use crate::store::SourceStore;
 use crate::time::Timestamp;
 
+use ulid::Ulid;
+
 pub use cut::Cut;
 pub use error::{Nearest, PlanError, Point, Refusal};
 use locate::Locator;
@@ -38,6 +40,15 @@ pub enum Target {
     After(Position),
 }
 
+/// What is left to whoever restores to choose, where a target alone leaves several ways.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    /// Restore from this history only.
+    pub history: Option<HistoryId>,
+    /// Build on this snapshot; otherwise on the newest at or before the cut.
+    pub snapshot: Option<Ulid>,
+}
+
 /// A segment that a restore reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
@@ -56,12 +67,23 @@ pub struct RestorePlan {
     pub marker: Marker,
     /// The history restored from.
     pub history: HistoryStart,
-    /// The snapshot to build on: the newest at or before the cut.
+    /// The snapshot to build on: the newest at or before the cut, unless another was chosen.
     pub snapshot: Manifest,
+    /// The snapshots around it.
+    pub beside: SnapshotsBeside,
     /// The segments to replay, in order: they hold every byte from the snapshot to the cut.
     pub segments: Vec<SegmentRef>,
     /// Where to stop.
     pub cut: Cut,
+}
+
+/// The snapshots beside the one that a plan builds on: ways round, should something be damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotsBeside {
+    /// The newest before it: the same target can be restored from there, with more of the log.
+    pub older: Option<ManifestName>,
+    /// The oldest behind the cut: from there on targets need nothing of what this plan reads.
+    pub newer: Option<ManifestName>,
 }
 
 impl RestorePlan {
@@ -81,7 +103,7 @@ impl RestorePlan {
 
 /// Plans a restore.
 ///
-/// `history` narrows the target to one history, where several could be meant.
+/// `choice` narrows it down, where several ways lead to the target.
 ///
 /// # Errors
 /// [`PlanError::Refused`] when the target cannot be restored, with the nearest points that can;
@@ -90,9 +112,9 @@ pub async fn plan(
     store: &SourceStore,
     catalog: &Catalog,
     target: Target,
-    history: Option<HistoryId>,
+    choice: Choice,
 ) -> Result<RestorePlan, PlanError> {
-    let planner = Planner { store, catalog, only: history };
+    let planner = Planner { store, catalog, only: choice.history, snapshot: choice.snapshot };
     let (log, cut) = match target {
         Target::Time(time) => planner.at_time(time).await?,
         Target::Latest => planner.latest().await?,
@@ -113,6 +135,7 @@ struct Planner<'a> {
     store: &'a SourceStore,
     catalog: &'a Catalog,
     only: Option<HistoryId>,
+    snapshot: Option<Ulid>,
 }
 
 impl<'a> Planner<'a> {
@@ -243,14 +266,38 @@ impl<'a> Planner<'a> {
 
     /// Chooses the snapshot and lists the segments from there to the cut.
     async fn assemble(&self, log: &HistoryLog, cut: Cut) -> Result<RestorePlan, PlanError> {
-        let usable: Vec<&ManifestName> =
-            log.snapshots.iter().filter(|snapshot| snapshot.offset <= cut.offset).collect();
-        let Some(newest) = usable.last() else {
+        let Some(newest) = log.snapshots.partition_point(|snapshot| snapshot.offset <= cut.offset).checked_sub(1)
+        else {
             return Err(self.refuse(Refusal::BeforeFirstSnapshot { offset: cut.offset }).await);
         };
-        let snapshot = self.catalog.manifest(self.store, newest).await?;
-        let segments = self.locator(log).segments_between(newest.offset, cut.offset).await?;
-        Ok(RestorePlan { marker: self.catalog.marker.clone(), history: log.start.clone(), snapshot, segments, cut })
+        let usable = &log.snapshots[..=newest];
+        let chosen = match self.snapshot {
+            None => newest,
+            Some(id) => {
+                let found = usable.iter().position(|snapshot| snapshot.snapshot == id);
+                found.ok_or(PlanError::NoSuchSnapshot { snapshot: id, history: log.start.history })?
+            }
+        };
+        let name = &usable[chosen];
+        let beside = SnapshotsBeside {
+            older: chosen.checked_sub(1).map(|older| usable[older].clone()),
+            newer: log.snapshots.get(newest + 1).cloned(),
+        };
+        let snapshot = match self.catalog.manifest(self.store, name).await {
+            Err(source) if source.is_damage() || source.is_absent() => {
+                return Err(PlanError::Snapshot { beside: Box::new(beside), source });
+            }
+            manifest => manifest?,
+        };
+        let segments = self.locator(log).segments_between(name.offset, cut.offset).await?;
+        Ok(RestorePlan {
+            marker: self.catalog.marker.clone(),
+            history: log.start.clone(),
+            snapshot,
+            beside,
+            segments,
+            cut,
+        })
     }
 
     /// Makes a refusal that names the nearest points that can be restored.

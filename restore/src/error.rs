@@ -46,6 +46,12 @@ impl RestoreError {
         self.fetch_error().is_some_and(FetchError::is_damage)
     }
 
+    /// Whether it is the snapshot that is damaged, rather than the log behind it.
+    #[must_use]
+    pub fn is_snapshot_damage(&self) -> bool {
+        self.fetch_error().is_some_and(FetchError::is_snapshot_damage)
+    }
+
     /// Whether the store could not be reached or refused (exit status 5).
     #[must_use]
     pub fn is_store(&self) -> bool {

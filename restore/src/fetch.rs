@@ -135,6 +135,12 @@ impl FetchError {
         }
     }
 
+    /// Whether it is the snapshot that is damaged, rather than the log behind it.
+    #[must_use]
+    pub fn is_snapshot_damage(&self) -> bool {
+        matches!(self, Self::MissingChunk { .. } | Self::Chunk { .. } | Self::Rdb { .. } | Self::Manifest { .. })
+    }
+
     /// Whether the store could not be reached or refused.
     #[must_use]
     pub fn is_store(&self) -> bool {

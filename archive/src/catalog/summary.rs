@@ -90,6 +90,11 @@ pub struct Summary {
     pub gaps: Vec<Gap>,
     /// Oldest first.
     pub snapshots: Vec<SnapshotSummary>,
+    /// Histories of which nothing can be restored, because their document is lost.
+    pub lost_histories: Vec<HistoryId>,
+    /// The oldest pages of the log, which were not looked into: a segment that is missing inside one
+    /// is found by a plan that needs it, and by `verify`.
+    pub pages_not_looked_into: usize,
 }
 
 /// Where a run of pages ends.
@@ -99,12 +104,42 @@ struct End {
     read_until: Timestamp,
 }
 
+/// What of one history can be restored.
+#[derive(Clone, Debug)]
+struct Restorable {
+    windows: Vec<Window>,
+    /// Where its log ends, holes or not.
+    log_end: Option<Offset>,
+}
+
+impl Restorable {
+    /// The gap behind the last window, when there is more of the log, which no window reaches.
+    fn cut_off(&self) -> Option<Gap> {
+        let last = self.windows.last()?;
+        self.log_end.filter(|end| *end > last.to_offset).map(|_| last.missing_after(None))
+    }
+}
+
+impl Window {
+    /// The gap behind a window that ends because objects are missing.
+    fn missing_after(&self, to: Option<Timestamp>) -> Gap {
+        Gap {
+            from: Some(self.complete_until),
+            to,
+            ended: self.history,
+            began: self.history,
+            cause: None,
+            because: format!("objects of the log are missing from offset {} on", self.to_offset),
+        }
+    }
+}
+
 impl Catalog {
-    /// Sums up what can be restored, as far as the names of pages tell: a segment that is missing
-    /// inside a page is found by a plan that needs it, and by `verify`.
+    /// Sums up what can be restored, as far as names tell: those of all pages, and in the newest ones
+    /// those of the segments.
     ///
-    /// Takes two requests per window and per blur, and one per snapshot and per change of term; some
-    /// of them run at once.
+    /// Takes two requests per window and per blur, one per snapshot and per change of term, and one for
+    /// each of some dozens of pages; some of them run at once.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -113,9 +148,20 @@ impl Catalog {
         let blurs = concurrent::all(self.histories.iter().map(|history| history.blurs(store).boxed()).collect());
         let manifests = self.histories.iter().flat_map(|history| &history.snapshots);
         let snapshots = concurrent::all(manifests.map(|name| self.summarise(store, name).boxed()).collect());
-        let (windows, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
-        let (windows, blurs) = (windows.concat(), blurs.concat());
-        Ok(Summary { gaps: self.gaps(&windows), windows, blurs, snapshots })
+        let (restorable, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
+        let windows: Vec<Window> = restorable.iter().flat_map(|log| log.windows.clone()).collect();
+        let blurs = blurs.concat();
+        let mut gaps = self.gaps(&windows);
+        gaps.extend(restorable.iter().filter_map(Restorable::cut_off));
+        gaps.sort_by_key(|gap| (gap.began, gap.from));
+        Ok(Summary {
+            gaps,
+            windows,
+            blurs,
+            snapshots,
+            lost_histories: self.lost.iter().map(|lost| lost.history).collect(),
+            pages_not_looked_into: self.histories.iter().map(HistoryLog::pages_not_looked_into).sum(),
+        })
     }
 
     async fn summarise(&self, store: &SourceStore, name: &ManifestName) -> Result<SnapshotSummary, StoreError> {
@@ -141,20 +187,12 @@ impl Catalog {
         for pair in windows.windows(2) {
             let (before, after) = (&pair[0], &pair[1]);
             if before.history == after.history {
-                gaps.push(Gap {
-                    from: Some(before.complete_until),
-                    to: Some(after.from),
-                    ended: before.history,
-                    began: after.history,
-                    cause: None,
-                    because: format!("objects of the log are missing from offset {} on", before.to_offset),
-                });
+                gaps.push(before.missing_after(Some(after.from)));
             }
         }
         for history in &self.histories {
             gaps.extend(self.gap_before(history, windows));
         }
-        gaps.sort_by_key(|gap| (gap.began, gap.from));
         gaps
     }
 
@@ -174,13 +212,11 @@ impl Catalog {
 }
 
 impl HistoryLog {
-    async fn windows(&self, store: &SourceStore) -> Result<Vec<Window>, StoreError> {
-        let runs = self.unbroken_runs(store).await?;
-        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
+    async fn windows(&self, store: &SourceStore) -> Result<Restorable, StoreError> {
         let mut windows: Vec<Window> = Vec::new();
-        for (run, end) in runs.into_iter().zip(ends) {
-            let Some(end) = end else { continue };
-            let from = self.pages[run.first].start;
+        let stretches = self.stretches(store).await?;
+        let log_end = stretches.last().map(|(_, end)| end.offset);
+        for (from, end) in stretches {
             let within = |snapshot: &&ManifestName| (from..=end.offset).contains(&snapshot.offset);
             if let Some(first) = self.snapshots.iter().find(within) {
                 windows.push(self.window(first, end));
@@ -193,7 +229,32 @@ impl HistoryLog {
             }
         }
         windows.sort_by_key(|window| window.from_offset);
-        Ok(windows)
+        Ok(Restorable { windows, log_end })
+    }
+
+    /// The stretches of the log without a hole: where each begins and ends.
+    async fn stretches(&self, store: &SourceStore) -> Result<Vec<(Offset, End)>, StoreError> {
+        let runs = self.unbroken_runs(store).await?;
+        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
+        let holes = self.holes(store).await?;
+        let mut stretches = Vec::new();
+        for (run, end) in runs.into_iter().zip(ends) {
+            let Some(end) = end else { continue };
+            let begin = self.pages[run.first].start;
+            let mut from = begin;
+            for hole in holes.iter().filter(|hole| begin <= hole.from && hole.to <= end.offset) {
+                let read_until = match &hole.before {
+                    Some((page, segment, length)) if from < hole.from => {
+                        read_end(store, &self.pages[*page], segment, *length).await?.read_until
+                    }
+                    _ => self.pages[run.first].time,
+                };
+                stretches.push((from, End { offset: hole.from, read_until }));
+                from = hole.to;
+            }
+            stretches.push((from, end));
+        }
+        Ok(stretches)
     }
 
     /// The runs, divided also where pages are missing at the end of a term. That a term's last page is

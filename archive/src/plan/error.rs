@@ -3,11 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::SnapshotsBeside;
 use crate::catalog::{HistoryLog, LostHistory, Summary, Window};
+use crate::layout::ManifestName;
 use crate::position::{HistoryId, Offset, Position};
 use crate::read::ReadError;
 use crate::store::StoreError;
 use crate::time::Timestamp;
+
+use ulid::Ulid;
 
 /// Why a target cannot be restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +127,7 @@ pub enum PlanError {
     /// Segments are missing.
     #[error(
         "the log of history {history} is missing from offset {from} to {to}: objects have been deleted; \
-         `redwind list` shows what can still be restored"
+         `redwind list` shows what can still be restored{}", from_newer(after.as_ref())
     )]
     Hole {
         /// The history.
@@ -132,6 +136,8 @@ pub enum PlanError {
         from: Offset,
         /// Offset before the first byte after it.
         to: Offset,
+        /// The oldest snapshot behind it.
+        after: Option<ManifestName>,
     },
     /// What was asked for may lie in a history whose document is lost.
     #[error(
@@ -143,6 +149,22 @@ pub enum PlanError {
         history: HistoryId,
         /// What is wrong with its document.
         source: Arc<StoreError>,
+    },
+    /// The snapshot that was chosen cannot lead to the target.
+    #[error("snapshot {snapshot} does not lead to the target: it is not in history {history} at or before it")]
+    NoSuchSnapshot {
+        /// The snapshot.
+        snapshot: Ulid,
+        /// The history of the target.
+        history: HistoryId,
+    },
+    /// The manifest of the snapshot to build on is damaged.
+    #[error("the snapshot to build on is damaged{}", .beside.describe())]
+    Snapshot {
+        /// Ways round.
+        beside: Box<SnapshotsBeside>,
+        /// What is wrong with its manifest.
+        source: StoreError,
     },
     /// A segment is missing or damaged, or cannot be fetched.
     #[error(transparent)]
@@ -162,6 +184,31 @@ pub enum PlanError {
     Store(#[from] StoreError),
 }
 
+impl SnapshotsBeside {
+    /// The ways round a snapshot that is damaged, to be read behind what is the matter; empty when there
+    /// are none.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let older = self.older.as_ref().map(|older| {
+            format!("; the snapshot before it, of {}, is a way round: add --snapshot {}", older.time, older.snapshot)
+        });
+        older.unwrap_or_default() + &from_newer(self.newer.as_ref())
+    }
+
+    /// The way round damage in the log, to be read behind what is the matter; empty when there is none.
+    #[must_use]
+    pub fn describe_newer(&self) -> String {
+        from_newer(self.newer.as_ref())
+    }
+}
+
+fn from_newer(newer: Option<&ManifestName>) -> String {
+    let text = |newer: &ManifestName| {
+        format!("; targets from {} on (offset {}) build on another snapshot", newer.time, newer.offset)
+    };
+    newer.map(text).unwrap_or_default()
+}
+
 impl PlanError {
     pub(super) fn refused(why: Refusal, summary: &Summary) -> Self {
         Self::Refused { nearest: nearest(&why, summary), why }
@@ -179,7 +226,7 @@ impl PlanError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Hole { .. } | Self::Stream { .. } | Self::LostHistory { .. } => true,
+            Self::Hole { .. } | Self::Stream { .. } | Self::LostHistory { .. } | Self::Snapshot { .. } => true,
             Self::Read(error) => error.is_damage(),
             Self::Store(error) => error.is_damage() || error.is_absent(),
             _ => false,
@@ -189,7 +236,14 @@ impl PlanError {
     /// Whether the target cannot be restored, or not without being told more.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Ambiguous(_) | Self::NoSuchHistory(_) | Self::NothingToRestore)
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::Ambiguous(_)
+                | Self::NoSuchHistory(_)
+                | Self::NoSuchSnapshot { .. }
+                | Self::NothingToRestore
+        )
     }
 }
 

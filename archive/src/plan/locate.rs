@@ -319,6 +319,7 @@ impl<'a> Locator<'a> {
     }
 
     fn hole(&self, from: Offset, to: Offset) -> PlanError {
-        PlanError::Hole { history: self.log.start.history, from, to }
+        let after = self.log.snapshots.iter().find(|snapshot| snapshot.offset >= to).cloned();
+        PlanError::Hole { history: self.log.start.history, from, to, after }
     }
 }

@@ -1,7 +1,8 @@
 //! Objects that are not there: damaged archives, expired ones, and writes under way.
 
+use redwind_archive::catalog::Catalog;
 use redwind_archive::layout::{ObjectName, SEGMENTS_UNDER_WAY_MAX};
-use redwind_archive::plan::{PlanError, Refusal, RestorePlan, Target};
+use redwind_archive::plan::{Choice, PlanError, Refusal, RestorePlan, Target, plan};
 use redwind_archive::position::Offset;
 use redwind_archive::testing::{Writer, at, command, read};
 
@@ -177,4 +178,33 @@ async fn a_manifest_in_another_ones_place_is_not_believed() {
     writer.objects.put(second, writer.objects.get(first));
     let error = planned(&writer.objects, Target::Latest).await.unwrap_err();
     assert!(error.is_damage(), "{error}");
+}
+
+/// The ways round are told: an older snapshot when the newest is damaged, a later one behind a hole.
+#[tokio::test]
+async fn what_is_damaged_has_a_way_round() {
+    let (writer, segments) = forty_seconds(Some(25));
+    let manifests: Vec<String> =
+        writer.objects.names().into_iter().filter(|name| name.starts_with("snapshot/")).collect();
+    let [older, newer] = manifests.as_slice() else { panic!("{manifests:?}") };
+    let id = |manifest: &str| manifest.rsplit('-').next().unwrap().to_owned();
+    let sound = planned(&writer.objects, time(30.0)).await.unwrap();
+    assert_eq!(sound.beside.older.as_ref().unwrap().snapshot.to_string(), id(older));
+
+    let damaged = writer.objects.copy();
+    damaged.put(newer, damaged.get(newer).slice(1..));
+    let refused = planned(&damaged, time(30.0)).await.unwrap_err();
+    assert!(refused.is_damage() && refused.to_string().contains(&format!("--snapshot {}", id(older))), "{refused}");
+    let store = damaged.store().await.unwrap();
+    let catalog = Catalog::open(&store).await.unwrap();
+    let choice = Choice { history: None, snapshot: Some(id(older).parse().unwrap()) };
+    let round = plan(&store, &catalog, time(30.0), choice).await.unwrap();
+    assert_unbroken(&round);
+    assert_eq!((round.snapshot.snapshot.to_string(), round.cut), (id(older), sound.cut));
+    let refused = plan(&store, &catalog, time(3.0), Choice { snapshot: Some(sound.snapshot.snapshot), ..choice }).await;
+    assert!(matches!(refused, Err(PlanError::NoSuchSnapshot { .. })), "{refused:?}");
+
+    writer.objects.remove(&segments[14]);
+    let hole = planned(&writer.objects, time(24.0)).await.unwrap_err();
+    assert!(hole.to_string().contains(&format!("targets from {} on", at(25.0))), "{hole}");
 }

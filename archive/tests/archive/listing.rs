@@ -88,3 +88,34 @@ async fn damage_at_the_end_does_not_hide_the_rest() {
     let summary = summary(&writer.objects).await;
     assert_eq!(summary.windows[0].complete_until, at(2.0));
 }
+
+#[tokio::test]
+async fn a_segment_that_is_missing_inside_a_page_ends_a_window() {
+    for later_snapshot in [false, true] {
+        let (mut writer, history) = started();
+        let mut segments = Vec::new();
+        for second in 1..=30 {
+            segments.push(writer.segment(&[read(f64::from(second), "SET a 1")]));
+            if later_snapshot && second == 20 {
+                writer.snapshot(at(20.0));
+            }
+        }
+        writer.objects.remove(&segments[9]);
+        let hole = Offset(100 + 9 * 27);
+        let summary = summary(&writer.objects).await;
+        let first = &summary.windows[0];
+        assert_eq!((first.to_offset, first.complete_until), (hole, at(9.0)), "{summary:?}");
+        assert_eq!(summary.windows.len(), if later_snapshot { 2 } else { 1 }, "{summary:?}");
+        let [gap] = summary.gaps.as_slice() else { panic!("{summary:?}") };
+        assert_eq!((gap.ended, gap.from, gap.to), (history, Some(at(9.0)), later_snapshot.then_some(at(20.0))));
+    }
+}
+
+#[tokio::test]
+async fn a_lost_history_is_listed() {
+    let (mut writer, first) = started();
+    writer.segment(&[read(1.0, "SET a 1")]);
+    writer.objects.remove(format!("history/{first}"));
+    let summary = summary(&writer.objects).await;
+    assert_eq!((summary.lost_histories, summary.windows), (vec![first], vec![]));
+}

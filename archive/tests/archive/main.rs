@@ -13,7 +13,7 @@ mod times;
 
 use redwind_archive::catalog::{Catalog, Summary};
 use redwind_archive::documents::Cause;
-use redwind_archive::plan::{PlanError, Refusal, RestorePlan, Target, plan};
+use redwind_archive::plan::{Choice, PlanError, Refusal, RestorePlan, Target, plan};
 use redwind_archive::position::{HistoryId, Offset, Position};
 use redwind_archive::testing::{Objects, Writer, at};
 
@@ -32,7 +32,7 @@ async fn planned(objects: &Objects, target: Target) -> Result<RestorePlan, PlanE
 async fn planned_in(objects: &Objects, target: Target, history: Option<HistoryId>) -> Result<RestorePlan, PlanError> {
     let store = objects.store().await.unwrap();
     let catalog = Catalog::open(&store).await.unwrap();
-    plan(&store, &catalog, target, history).await
+    plan(&store, &catalog, target, Choice { history, snapshot: None }).await
 }
 
 async fn summary(objects: &Objects) -> Summary {
@@ -75,7 +75,7 @@ async fn plans_and_summaries_can_be_made_in_a_task() {
     let store = started().0.objects.store().await.unwrap();
     let task = tokio::spawn(async move {
         let catalog = Catalog::open(&store).await.unwrap();
-        plan(&store, &catalog, Target::Latest, None).await.unwrap();
+        plan(&store, &catalog, Target::Latest, Choice::default()).await.unwrap();
         redwind_archive::verify::verify(&store, |_| {}).await.unwrap();
         catalog.summary(&store).await.unwrap().windows.len()
     });

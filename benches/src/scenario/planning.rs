@@ -33,7 +33,7 @@ pub fn run(lab: &Lab) -> Result<Section> {
         let (started, before) = (Instant::now(), archive.requests());
         let plan = runtime.block_on(async {
             let catalog = Catalog::open(&store).await?;
-            anyhow::Ok(plan::plan(&store, &catalog, target, None).await?)
+            anyhow::Ok(plan::plan(&store, &catalog, target, plan::Choice::default()).await?)
         })?;
         seconds.push(started.elapsed().as_secs_f64());
         requests.push((archive.requests() - before) as f64);

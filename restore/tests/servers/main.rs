@@ -66,7 +66,7 @@ impl Story {
 
 async fn recording(archive: &Archive, target: Target) -> Recording {
     let catalog = Catalog::open(&archive.store).await.unwrap();
-    let plan = plan(&archive.store, &catalog, target, None).await.unwrap();
+    let plan = plan(&archive.store, &catalog, target, redwind_archive::plan::Choice::default()).await.unwrap();
     Recording::new(archive.store.clone(), plan)
 }
 

@@ -88,6 +88,13 @@ fn show(listing: &Listing) -> Result<String, std::fmt::Error> {
     show_blurs(&mut out, summary)?;
     show_gaps(&mut out, summary)?;
     show_snapshots(&mut out, summary)?;
+    for history in &summary.lost_histories {
+        writeln!(out, "\nDAMAGE: the document of history {history} is lost; nothing of it can be restored")?;
+    }
+    if summary.pages_not_looked_into > 0 {
+        let pages = summary.pages_not_looked_into;
+        writeln!(out, "\nThe {pages} oldest pages of the log were not looked into: redwind verify reads everything.")?;
+    }
     Ok(out)
 }
 

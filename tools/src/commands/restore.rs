@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use jiff::Zoned;
 use redwind_archive::catalog::Catalog;
-use redwind_archive::plan::{RestorePlan, Target, plan};
+use redwind_archive::plan::{Choice, RestorePlan, SnapshotsBeside, Target, plan};
 use redwind_archive::position::HistoryId;
 use redwind_archive::store::SourceStore;
 use redwind_link::{ServerUrl, TlsOptions};
-use redwind_restore::Recording;
+use redwind_restore::{Recording, RestoreError};
 
 use crate::archive_args::ArchiveArgs;
 use crate::exit::{Status, UsageError};
@@ -52,6 +52,10 @@ pub(crate) struct RestoreArgs {
     /// Restore from this history, where several have the target
     #[arg(long, env = "REDWIND_HISTORY", value_name = "ID")]
     history: Option<HistoryId>,
+
+    /// Build on this snapshot rather than on the newest before the target: a way round a damaged one
+    #[arg(long, env = "REDWIND_SNAPSHOT", value_name = "ID")]
+    snapshot: Option<ulid::Ulid>,
 
     #[command(flatten)]
     destination: DestinationArgs,
@@ -178,7 +182,8 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
         );
     }
     let store = args.archive.open().await?;
-    let plan = make_plan(&store, target, args.history).await?;
+    let choice = Choice { history: args.history, snapshot: args.snapshot };
+    let plan = make_plan(&store, target, choice).await?;
     let mut report = Report::new(&store, &args.to, target, &plan);
     match destination.filter(|_| !args.dry_run) {
         None => report.print_plan(args.json)?,
@@ -186,7 +191,9 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
             report.announce()?;
             let audit = AuditLog::new(store.clone(), &plan, &args.to);
             let recording = Recording::new(store, plan);
-            deliver::deliver(&args, destination, &recording, &audit, &mut report).await?;
+            deliver::deliver(&args, destination, &recording, &audit, &mut report)
+                .await
+                .map_err(|error| with_ways_round(error, &recording.plan().beside))?;
             report.print_outcome(args.json)?;
         }
     }
@@ -194,9 +201,17 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
     Ok(Status::Done)
 }
 
-async fn make_plan(store: &SourceStore, target: Target, history: Option<HistoryId>) -> anyhow::Result<RestorePlan> {
+async fn make_plan(store: &SourceStore, target: Target, choice: Choice) -> anyhow::Result<RestorePlan> {
     let catalog = Catalog::open(store).await?;
-    Ok(plan(store, &catalog, target, history).await?)
+    Ok(plan(store, &catalog, target, choice).await?)
+}
+
+/// Says how else the target can be restored, or what else can, when the archive turned out to be damaged.
+fn with_ways_round(error: anyhow::Error, beside: &SnapshotsBeside) -> anyhow::Error {
+    let Some(cause) = error.downcast_ref::<RestoreError>().filter(|error| error.is_damage()) else { return error };
+    let ways = if cause.is_snapshot_damage() { beside.describe() } else { beside.describe_newer() };
+    let context = format!("the archive is damaged where this restore needs it{ways}");
+    error.context(context)
 }
 
 #[cfg(test)]
