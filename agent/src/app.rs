@@ -202,7 +202,7 @@ impl App {
         let flush = Arc::new(Notify::new());
         let (snapshots, requests) = mpsc::channel(SNAPSHOT_REQUESTS);
         let watches = Watches::before_writing(scout.link_state(), config.spool.bytes_max, stop.clone());
-        let view = Arc::new(SourceView::new(&config, Arc::clone(&clock), watches));
+        let view = Arc::new(SourceView::new(&config, candidacy.archive(), Arc::clone(&clock), watches));
         let publisher = Publisher::new(Arc::clone(&view));
         let feed = publisher.feed();
         let served =

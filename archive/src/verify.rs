@@ -6,6 +6,7 @@
 mod documents;
 mod log;
 mod pages;
+mod promise;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use crate::documents::Marker;
 use crate::layout::{AuditName, ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
+
+pub use promise::Promise;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -91,7 +94,7 @@ impl Report {
 /// the end of the log, the newest term, a history without log and snapshot, a manifest that is newer
 /// than every segment. Of the log's end, that is what lies behind its last joined segment, as long as no
 /// more than [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned.
-/// Nor is an entry of the audit log missed.
+/// Nor is an entry of the audit log missed. A running agent can tell of most of it: see [`Promise`].
 ///
 /// # Errors
 /// When there is no archive, or the store cannot be read. Damage is no error: see [`Report`].

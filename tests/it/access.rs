@@ -1,6 +1,9 @@
 //! Who may do what, and what is left of it: TLS, tokens, the audit log.
 
+use std::path::{Path, PathBuf};
+
 use redwind_tests::certificates::Certificates;
+use redwind_tests::process::free_port;
 use redwind_tests::redwind::{Finished, http_get, restore, run, run_with, verify};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, QUICK, patient_server};
@@ -117,3 +120,40 @@ fn tls_and_tokens_guard_an_agent(flavor: &Flavor) {
     following.verify();
 }
 on_each_flavor!(tls_and_tokens_guard_an_agent: redis_7_0);
+
+/// The newest objects are gone from the bucket: it cannot show that, but the agent knows.
+fn verify_asks_the_agent_what_is_durable(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let following = Following::start(&server);
+    let verify_with = |store, agent: &str| run(store, &["verify", "--agent", agent]);
+    let agent = following.agent.grpc().to_string();
+    for value in ["one", "two", "three"] {
+        server.cli().command(&["SET", "key", value]);
+        following.wait_durable(&server);
+    }
+    let _ = verify_with(Some(&following.store), &agent).expect(0);
+
+    let mut pages = files(&following.archive().join("log"));
+    let newest = files(&pages.pop().unwrap()).pop().unwrap();
+    std::fs::remove_file(&newest).unwrap();
+    following.verify();
+    let found = verify_with(Some(&following.store), &agent).expect(4).stdout;
+    assert!(
+        found.contains("DAMAGE default/history/") && found.contains("newest objects of its log are lost"),
+        "{found}"
+    );
+
+    // an agent of another archive cannot tell, nor can one that is not there
+    let other = Following::start(&server);
+    let refused = verify_with(Some(&other.store), &agent).expect(2).stderr;
+    assert!(refused.contains("writes archive"), "{refused}");
+    let _ = verify_with(Some(&following.store), &format!("127.0.0.1:{}", free_port())).expect(1);
+}
+on_each_flavor!(verify_asks_the_agent_what_is_durable: redis_7_0 valkey_9);
+
+/// What lies in a folder, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}

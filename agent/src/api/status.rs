@@ -13,6 +13,7 @@ use redwind_proto::v1::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use ulid::Ulid;
 
 use crate::config::SourceConfig;
 use crate::journal::{Progress, ReceivedMark, SnapshotProgress, SnapshotState, SpoolUsage};
@@ -54,6 +55,7 @@ impl Watches {
 /// One source as it can be seen from outside.
 #[derive(Debug)]
 pub struct SourceView {
+    archive: String,
     name: String,
     address: String,
     tls: bool,
@@ -73,10 +75,11 @@ struct Seen {
 }
 
 impl SourceView {
-    /// The view of the source that `config` names.
+    /// The view of the source that `config` names, and of its archive with that id.
     #[must_use]
-    pub fn new(config: &SourceConfig, clock: Arc<Clock>, watches: Watches) -> Self {
+    pub fn new(config: &SourceConfig, archive: Ulid, clock: Arc<Clock>, watches: Watches) -> Self {
         Self {
+            archive: archive.to_string(),
             name: config.name.to_string(),
             address: config.server.address().to_string(),
             tls: config.server.is_tls(),
@@ -169,6 +172,7 @@ impl SourceView {
                 Phase::StandingBy { armed, .. } => Some(*armed),
                 _ => None,
             },
+            archive: self.archive.clone(),
         }
     }
 

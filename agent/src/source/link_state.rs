@@ -105,7 +105,8 @@ pub struct LinkState {
 }
 
 impl LinkState {
-    fn new(now: Timestamp) -> Self {
+    /// Before the first link.
+    pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             phase: Phase::Connecting,
             phase_since: now,

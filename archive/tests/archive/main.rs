@@ -8,6 +8,7 @@ mod histories;
 mod holes;
 mod listing;
 mod offsets;
+mod promise;
 mod requests;
 mod times;
 

@@ -121,7 +121,7 @@ pub struct Watermark {
 /// Always: received >= spooled >= stored >= durable. None of them is ever told further than is true.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SourceStatus {
-    /// The source's name in the archive.
+    /// The source's name, which is its archive's folder in the store.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// What the agent is doing about it.
@@ -200,6 +200,9 @@ pub struct SourceStatus {
     /// over within seconds of its end; absent unless the state is SOURCE_STATE_STANDBY.
     #[prost(bool, optional, tag = "25")]
     pub standby_armed: ::core::option::Option<bool>,
+    /// The archive's id, as a ULID: the one in its document `archive`.
+    #[prost(string, tag = "26")]
+    pub archive: ::prost::alloc::string::String,
 }
 /// The server that a source is attached to.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -418,8 +421,9 @@ pub mod agent_client {
     use tonic::codegen::http::Uri;
     /// What an agent tells, and what it can be asked for.
     ///
-    /// Every call may end with UNAUTHENTICATED or PERMISSION_DENIED where the agent asks for a token, and
-    /// with UNAVAILABLE while the agent starts or stops. A call that names a source which the agent does
+    /// Where the agent asks for a token or a certificate, every call may end with UNAUTHENTICATED. A token is
+    /// sent as the metadata `authorization: Bearer TOKEN`. Every call may end with UNAVAILABLE while the agent
+    /// starts or stops. A call that names a source which the agent does
     /// not follow ends with NOT_FOUND. One that needs exactly one source and names none ends with
     /// INVALID_ARGUMENT when the agent follows several.
     #[derive(Debug, Clone)]
@@ -590,8 +594,10 @@ pub mod agent_client {
         }
         /// Takes a snapshot now, and tells how it goes until it is complete. The last message holds the
         /// snapshot. When one is under way already, that one is followed instead of starting another.
-        /// Ending the call does not end the snapshot.
+        /// Ending the call does not end the snapshot. That it was asked for, and from where, is entered into the
+        /// archive's audit log.
         ///
+        ///   PERMISSION_DENIED    the token is a reader's: only operators may ask
         ///   UNAVAILABLE          there is no link to the server
         ///   FAILED_PRECONDITION  the agent is fenced, or stands by
         ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
@@ -684,8 +690,10 @@ pub mod agent_server {
             + 'static;
         /// Takes a snapshot now, and tells how it goes until it is complete. The last message holds the
         /// snapshot. When one is under way already, that one is followed instead of starting another.
-        /// Ending the call does not end the snapshot.
+        /// Ending the call does not end the snapshot. That it was asked for, and from where, is entered into the
+        /// archive's audit log.
         ///
+        ///   PERMISSION_DENIED    the token is a reader's: only operators may ask
         ///   UNAVAILABLE          there is no link to the server
         ///   FAILED_PRECONDITION  the agent is fenced, or stands by
         ///   ABORTED              the server refused, or the snapshot failed: the message says why. Nothing
@@ -700,8 +708,9 @@ pub mod agent_server {
     }
     /// What an agent tells, and what it can be asked for.
     ///
-    /// Every call may end with UNAUTHENTICATED or PERMISSION_DENIED where the agent asks for a token, and
-    /// with UNAVAILABLE while the agent starts or stops. A call that names a source which the agent does
+    /// Where the agent asks for a token or a certificate, every call may end with UNAUTHENTICATED. A token is
+    /// sent as the metadata `authorization: Bearer TOKEN`. Every call may end with UNAVAILABLE while the agent
+    /// starts or stops. A call that names a source which the agent does
     /// not follow ends with NOT_FOUND. One that needs exactly one source and names none ends with
     /// INVALID_ARGUMENT when the agent follows several.
     #[derive(Debug)]

@@ -1,22 +1,33 @@
 //! `redwind verify`: read everything, check everything.
 
+mod promised;
+
 use std::io::Write as _;
 
 use redwind_archive::verify::{Report, Severity, verify};
 use serde::Serialize;
 
+use crate::agent_address::IdentityArgs;
 use crate::archive_args::ArchiveArgs;
 use crate::exit::Status;
 use crate::screen::{self, bytes};
+use promised::Promises;
 
 /// Reads every object and checks every promise of the format; exit status 4 tells of damage
 ///
-/// What a bucket alone cannot show is the loss of the newest segments: compare with what
-/// `redwind status` calls durable.
+/// What a bucket alone cannot show is the loss of its newest objects. With --agent the archive must also
+/// hold what its running agent says is durable.
 #[derive(clap::Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
+
+    /// Ask the running agent at this gRPC address what is durable, before looking; as for `redwind status`
+    #[arg(long, value_name = "ADDR", help_heading = "Agent")]
+    agent: Option<String>,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Print JSON: per source what was read, and the array findings
     #[arg(long)]
@@ -33,13 +44,19 @@ struct Verified {
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<Status> {
+    let stores = args.archive.open_all().await?;
+    let promises = match &args.agent {
+        Some(agent) => Promises::ask(agent, &args.identity, &stores).await?,
+        None => Promises::default(),
+    };
     let mut verified = Vec::new();
-    for store in args.archive.open_all().await? {
+    for store in stores {
         let bar = screen::spinner("verifying");
-        let report = verify(&store, |report| {
+        let mut report = verify(&store, |report| {
             bar.set_message(format!("{}: {} objects, {}", store.name(), report.objects, bytes(report.bytes)));
         })
         .await?;
+        promises.check(&store, &mut report).await?;
         bar.finish_and_clear();
         verified.push(Verified { source: store.name().to_string(), sound: !report.is_damaged(), report });
     }

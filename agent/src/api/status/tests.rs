@@ -2,7 +2,6 @@ use super::*;
 use crate::config::{self, SpoolConfig};
 use redwind_archive::position::{HistoryId, Term};
 use redwind_link::TlsOptions;
-use ulid::Ulid;
 
 /// The publishing ends of everything that a view reads.
 pub(crate) struct Parts {
@@ -38,19 +37,7 @@ impl Parts {
     /// An agent that has just started.
     pub(crate) fn new() -> Self {
         let clock = Arc::new(Clock::new());
-        let link = LinkState {
-            phase: Phase::Connecting,
-            phase_since: clock.now(),
-            server: None,
-            master_repl_offset: None,
-            clock_offset: None,
-            replication_id: None,
-            full_resyncs: 0,
-            partial_resyncs: 0,
-            gaps: 0,
-            last_gap: None,
-            late_since: None,
-        };
+        let link = LinkState::new(clock.now());
         Self {
             link: watch::Sender::new(link),
             progress: watch::Sender::new(Progress::default()),
@@ -101,7 +88,7 @@ impl Parts {
             snapshots: self.snapshots.subscribe(),
             stopping: self.stopping.clone(),
         };
-        SourceView::new(&source_config(), Arc::clone(&self.clock), watches)
+        SourceView::new(&source_config(), Ulid::from(1), Arc::clone(&self.clock), watches)
     }
 }
 

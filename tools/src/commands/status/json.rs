@@ -22,6 +22,7 @@ pub(super) fn document(agent: &AgentInfo, sources: &[SourceStatus]) -> Value {
 fn source(source: &SourceStatus) -> Value {
     json!({
         "name": source.name,
+        "archive": text(&source.archive),
         "state": state(source),
         "state_since": instant(source.state_since),
         "reason": text(&source.reason),
