@@ -22,8 +22,10 @@ use crate::url::{ServerAddress, ServerUrl};
 const READ_BYTES: usize = 16 << 10;
 /// Bytes of an answer to PSYNC; an error's text is the longest.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// How long to look whether a port speaks TLS, or does not, after it failed us.
+/// How long to look whether a port speaks TLS, or does not.
 const TLS_PROBE: Duration = Duration::from_secs(1);
+/// Without an answer to a TLS greeting for so long, the port may speak none.
+const TLS_SILENCE: Duration = Duration::from_secs(1);
 
 /// An authenticated connection to a server that was seen to speak the Redis protocol.
 #[derive(Debug)]
@@ -48,20 +50,22 @@ impl Connection {
     /// Any [`LinkError`]; where two ends disagree about TLS it says so.
     pub async fn connect(url: &ServerUrl, tls: &TlsOptions, timeout: Duration) -> Result<Self, LinkError> {
         let address = url.address();
-        let outcome = match tokio::time::timeout(timeout, Self::open(url, tls, timeout)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(LinkError::Timeout {
-                address: address.clone(),
-                waiting_for: if url.is_tls() { "a TLS connection" } else { "a connection" }.into(),
-                after: timeout,
+        let outcome = tokio::select! {
+            biased;
+            outcome = tokio::time::timeout(timeout, Self::open(url, tls, timeout)) => outcome.unwrap_or_else(|_| {
+                Err(LinkError::Timeout {
+                    address: address.clone(),
+                    waiting_for: if url.is_tls() { "a TLS connection" } else { "a connection" }.into(),
+                    after: timeout,
+                })
             }),
+            () = found_plain(address), if url.is_tls() => {
+                Err(TlsError::ServerIsPlain { address: address.clone() }.into())
+            }
         };
         match outcome {
             Err(LinkError::Lost { .. } | LinkError::Closed { .. }) if !url.is_tls() && speaks_tls(address).await => {
                 Err(TlsError::ServerIsTls { address: address.clone() }.into())
-            }
-            Err(LinkError::Timeout { .. }) if url.is_tls() && speaks_plain(address).await => {
-                Err(TlsError::ServerIsPlain { address: address.clone() }.into())
             }
             outcome => outcome,
         }
@@ -253,6 +257,17 @@ async fn speaks_tls(address: &ServerAddress) -> bool {
     const HANDSHAKE: u8 = 22;
     let Ok(greeting) = client_hello() else { return false };
     matches!(first_byte(address, &greeting).await, Some(ALERT | HANDSHAKE))
+}
+
+/// Waits until a port that is silent to a TLS greeting is found to answer a plain PING; for ever, if it
+/// does not.
+async fn found_plain(address: &ServerAddress) {
+    loop {
+        tokio::time::sleep(TLS_SILENCE).await;
+        if speaks_plain(address).await {
+            return;
+        }
+    }
 }
 
 /// Whether a port answers a plain PING. Redis waits for the end of a TLS greeting without a word: it

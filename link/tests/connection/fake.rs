@@ -217,6 +217,30 @@ async fn disagreement_about_tls_is_named() {
     assert!(matches!(error, LinkError::Tls(TlsError::NotEncrypted { .. })), "{error}");
 }
 
+/// As Redis does: a TLS greeting holds no line, so it waits for more.
+#[tokio::test]
+async fn a_plain_port_that_is_silent_to_tls_is_found_long_before_the_time_limit() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if stream.read_u8().await.unwrap() == b'*' {
+                stream.write_all(b"+PONG\r\n").await.unwrap();
+            }
+            silent.push(stream);
+        }
+    });
+    let certificates = Certificates::create();
+    let url: ServerUrl = format!("rediss://127.0.0.1:{port}").parse().unwrap();
+    let limit = Duration::from_secs(600);
+    let options = certificates.anonymous();
+    let connecting = Connection::connect(&url, &options, limit);
+    let error = tokio::time::timeout(limit / 10, connecting).await.unwrap().unwrap_err();
+    assert!(matches!(error, LinkError::Tls(TlsError::ServerIsPlain { .. })), "{error}");
+}
+
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let certificates = Certificates::create();
