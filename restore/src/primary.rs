@@ -4,7 +4,8 @@
 //! stream up to the cut, applies them at full speed, and suspends expiry while it does, so that it
 //! holds exactly the state at the target when it acknowledges the cut.
 //!
-//! - Nothing is told to a peer that has not said the password.
+//! - Nothing is told to a peer that has not said the password, and none of those can keep out one that
+//!   knows it: they have little time, and when there are many the oldest is cut off for the newest.
 //! - The replication ID is fresh and random. The source's would let its stale replicas join a server
 //!   that was restored from us, by partial resync, with other data (`masterTryPartialResynchronization`).
 //! - Every `PSYNC` is answered with a full resync of the whole recording, so a replica that loses the
@@ -16,25 +17,29 @@ mod command;
 mod feed;
 mod handshake;
 mod secret;
+mod strangers;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::fetch::FetchError;
 use crate::progress::Progress;
 use crate::recording::Recording;
+use command::CommandReader;
 use feed::Feed;
+use strangers::Strangers;
 
 pub use secret::Password;
 
-/// Peers that may be connected at once, with and without the password.
-const PEERS_MAX: usize = 64;
+/// Replicas that may be served at once.
+const REPLICAS_MAX: usize = 64;
 /// How long a peer may take to get to `PSYNC`.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long to wait for a replica to come, or to come back.
@@ -114,6 +119,8 @@ struct Shared {
     replication_id: String,
     progress: Progress,
     standing: watch::Sender<Standing>,
+    /// Of replicas.
+    places: Semaphore,
 }
 
 impl Primary {
@@ -131,6 +138,7 @@ impl Primary {
             replication_id: secret::random_hex()?,
             progress,
             standing: watch::Sender::default(),
+            places: Semaphore::new(REPLICAS_MAX),
         };
         Ok(Self { listener, address, shared: Arc::new(shared) })
     }
@@ -157,7 +165,7 @@ impl Primary {
     /// the store out of reach, and every replica is cut off before it has everything.
     pub async fn run(self) -> PrimaryError {
         let mut peers = JoinSet::new();
-        let room = Arc::new(Semaphore::new(PEERS_MAX));
+        let mut strangers = Strangers::default();
         loop {
             tokio::select! {
                 Some(ended) = peers.join_next() => {
@@ -167,12 +175,16 @@ impl Primary {
                 }
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
-                        let shared = Arc::clone(&self.shared);
+                        let (shared, stranger) = (Arc::clone(&self.shared), strangers.enter());
                         peers.spawn(async move {
-                            let outcome = serve(&shared, stream, peer).await;
-                            drop(place);
-                            outcome
+                            let handshake = handshake::shake_hands(&shared.password, stream);
+                            match stranger.within(HANDSHAKE_TIME_MAX, handshake).await {
+                                Ok((reader, writer)) => serve(&shared, peer, reader, writer).await,
+                                Err(error) => {
+                                    tracing::info!(%peer, %error, "a peer did not become a replica");
+                                    Ok(())
+                                }
+                            }
                         });
                     }
                     // Out of file descriptors, or the peer has gone: the next may do better.
@@ -186,23 +198,16 @@ impl Primary {
     }
 }
 
-/// Serves one peer to its end. Only the archive's failures are errors; the peer's end its connection.
-async fn serve(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), FetchError> {
-    // Without it the last bytes and GETACK wait for acknowledgements of those before.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "no TCP_NODELAY");
-    }
-    let handshake = handshake::shake_hands(&shared.password, stream);
-    let (reader, writer) = match tokio::time::timeout(HANDSHAKE_TIME_MAX, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::info!(%peer, %error, "a peer did not become a replica");
-            return Ok(());
-        }
-        Err(_) => {
-            tracing::info!(%peer, "a peer did not ask for replication in time");
-            return Ok(());
-        }
+/// Serves one replica to its end. Only the archive's failures are errors; the replica's end its connection.
+async fn serve(
+    shared: &Arc<Shared>,
+    peer: SocketAddr,
+    reader: CommandReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+) -> Result<(), FetchError> {
+    let Ok(_place) = shared.places.try_acquire() else {
+        tracing::warn!(%peer, "{REPLICAS_MAX} servers replicate already");
+        return Ok(());
     };
     tracing::info!(%peer, "a server replicates");
     shared.standing.send_modify(|standing| {

@@ -19,6 +19,8 @@ pub(super) async fn shake_hands(
     password: &Password,
     stream: TcpStream,
 ) -> io::Result<(CommandReader<OwnedReadHalf>, OwnedWriteHalf)> {
+    // Without it the last bytes and GETACK wait for acknowledgements of those before.
+    stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = CommandReader::new(reader);
     let mut known = false;
@@ -69,5 +71,61 @@ fn request(command: &[Bytes]) -> Request<'_> {
         [_, ..] if is("REPLCONF") => Request::Replconf,
         [_, _, _] if is("PSYNC") => Request::Psync,
         _ => Request::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redwind_stream::encode_command;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    /// What a peer is answered that says `commands` and no more, and whether it became a replica.
+    async fn answers(password: &Password, commands: &[&[&[u8]]]) -> (String, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        for command in commands {
+            peer.write_all(&encode_command(command)).await.unwrap();
+        }
+        peer.shutdown().await.unwrap();
+        let outcome = shake_hands(password, stream).await;
+        let is_replica = outcome.is_ok();
+        drop(outcome);
+        let mut said = String::new();
+        peer.read_to_string(&mut said).await.unwrap();
+        (said, is_replica)
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_nothing_whatever_it_asks() {
+        let password = Password::generate().unwrap();
+        let asked: [&[&[u8]]; 8] = [
+            &[b"PING"],
+            &[b"INFO"],
+            &[b"CONFIG", b"GET", b"masterauth"],
+            &[b"REPLCONF", b"capa", b"eof"],
+            &[b"SYNC"],
+            &[b"PSYNC", b"?", b"-1"],
+            &[b"HELLO", b"3"],
+            &[b"AUTH", b"default", b""],
+        ];
+        for command in asked {
+            let (said, is_replica) = answers(&password, &[command]).await;
+            assert!(!is_replica && (said.starts_with("-NOAUTH") || said.starts_with("-WRONGPASS")), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_password_is_guessed_at_three_times() {
+        let password = Password::generate().unwrap();
+        let guess: &[&[u8]] = &[b"AUTH", b"0123456789012345678901234567890123456789"];
+        let right: &[&[u8]] = &[b"AUTH", password.expose().as_bytes()];
+        let psync: &[&[u8]] = &[b"PSYNC", b"?", b"-1"];
+        let (said, is_replica) = answers(&password, &[guess, guess, right, psync]).await;
+        assert!(is_replica && said.ends_with("+OK\r\n"), "{said}");
+        let (said, is_replica) = answers(&password, &[guess, guess, guess]).await;
+        assert!(!is_replica && said.matches("-WRONGPASS").count() == 3, "{said}");
     }
 }

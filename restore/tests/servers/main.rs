@@ -29,6 +29,9 @@ use redwind_tests::servers::Flavor;
 use redwind_tests::workload::Workload;
 use tokio_util::sync::CancellationToken;
 
+/// More than are let in at once without a password.
+const SILENT_PEERS: usize = 150;
+
 /// A workload with a mark amid it, and the archive of both.
 struct Story {
     flavor: Flavor,
@@ -118,6 +121,11 @@ fn whoever_knows_the_password_may_replicate(flavor: &Flavor) {
         let (address, standing) = (primary.address(), primary.standing());
         let password = primary.password().clone();
         let serving = tokio::spawn(primary.run());
+        // Many that say nothing do not keep out the one that knows.
+        let mut silent = Vec::new();
+        for _ in 0..SILENT_PEERS {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
         let stranger = replica.addr();
         let tried = tokio::task::spawn_blocking(move || {
             replica.cli().command(&["REPLICAOF", "127.0.0.1", &address.port().to_string()]);
@@ -128,6 +136,7 @@ fn whoever_knows_the_password_may_replicate(flavor: &Flavor) {
         });
         let replica = tried.await.unwrap();
         primary::until_applied(standing, address).await.unwrap();
+        drop(silent);
         // Before it is released, so that nothing has expired yet.
         tokio::task::spawn_blocking(move || story.check(&replica)).await.unwrap();
         serving.abort();
