@@ -9,6 +9,7 @@ mod harness;
 mod manners;
 mod recovering;
 mod restoring;
+mod soak;
 mod soundness;
 mod stores;
 mod two_agents;
