@@ -77,6 +77,9 @@ pub struct SourceConfig {
     pub name: SourceName,
     /// The server, with our user and password there.
     pub server: ServerUrl,
+    /// The file that the password was read from. It is read again for every connection, so that a
+    /// password can be changed without a restart.
+    pub password_file: Option<PathBuf>,
     /// Certificates for `rediss://`.
     pub tls: TlsOptions,
     /// The root of the archives.
@@ -213,6 +216,7 @@ mod tests {
             source: SourceConfig {
                 name: "default".parse().unwrap(),
                 server: "redis://127.0.0.1".parse().unwrap(),
+                password_file: None,
                 tls: TlsOptions::default(),
                 store: "file:///archive".parse().unwrap(),
                 spool: SpoolConfig { dir: "/spool".into(), bytes_max: SPOOL_BYTES_DEFAULT },

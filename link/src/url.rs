@@ -12,7 +12,23 @@ const PORT_DEFAULT: u16 = 6379;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8]>);
 
+/// A file that is larger holds no password or token.
+const SECRET_BYTES_MAX: usize = 64 << 10;
+
 impl Secret {
+    /// The secret in a file that holds nothing else; a line end after it does not count. None when
+    /// there is none, or too much for one.
+    #[must_use]
+    pub fn from_file(mut content: Vec<u8>) -> Option<Self> {
+        if content.last() == Some(&b'\n') {
+            content.pop();
+            if content.last() == Some(&b'\r') {
+                content.pop();
+            }
+        }
+        (1..=SECRET_BYTES_MAX).contains(&content.len()).then(|| Self::from(content))
+    }
+
     /// The bytes themselves, for the one place that sends them.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
@@ -273,6 +289,16 @@ mod tests {
 
     fn secret(url: &ServerUrl) -> &[u8] {
         url.password().unwrap().expose()
+    }
+
+    #[test]
+    fn a_line_end_after_a_password_in_a_file_does_not_count() {
+        for text in ["pass", "pass\n", "pass\r\n"] {
+            assert_eq!(Secret::from_file(text.into()).unwrap().expose(), b"pass");
+        }
+        assert_eq!(Secret::from_file("pa ss\n\n".into()).unwrap().expose(), b"pa ss\n");
+        assert!(Secret::from_file("\n".into()).is_none());
+        assert!(Secret::from_file(vec![b'x'; SECRET_BYTES_MAX + 1]).is_none());
     }
 
     #[test]

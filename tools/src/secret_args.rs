@@ -9,8 +9,6 @@ use redwind_link::Secret;
 
 use crate::exit::UsageError;
 
-const SECRET_BYTES_MAX: usize = 64 << 10;
-
 /// The options: the secret itself, hidden from help, and a file that holds it.
 const SECRETS: [(&str, &str); 4] = [
     ("source-password", "source-password-file"),
@@ -63,32 +61,6 @@ fn settle(
 pub(crate) fn read_file(option: &str, path: &Path) -> Result<Secret, UsageError> {
     let bytes = std::fs::read(path)
         .map_err(|error| UsageError::new(format!("{option}: cannot read {}: {error}", path.display())))?;
-    secret(option, bytes)
-}
-
-fn secret(option: &str, mut bytes: Vec<u8>) -> Result<Secret, UsageError> {
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-    }
-    if bytes.is_empty() || bytes.len() > SECRET_BYTES_MAX {
-        return Err(UsageError::new(format!("{option}: the file is empty, or too large for a secret")));
-    }
-    Ok(Secret::from(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_end_after_a_secret_does_not_count() {
-        for text in ["pass", "pass\n", "pass\r\n"] {
-            assert_eq!(secret("it", text.into()).unwrap().expose(), b"pass");
-        }
-        assert_eq!(secret("it", "pa ss\n\n".into()).unwrap().expose(), b"pa ss\n");
-        assert!(secret("it", "\n".into()).is_err() && secret("it", vec![b'x'; SECRET_BYTES_MAX + 1]).is_err());
-    }
+    let unfit = || UsageError::new(format!("{option}: the file is empty, or too large for a secret"));
+    Secret::from_file(bytes).ok_or_else(unfit)
 }

@@ -28,6 +28,8 @@ pub(crate) struct SourceArgs {
     source_password: Option<String>,
 
     /// A file that holds the password and nothing else; a line end after it does not count
+    ///
+    /// An agent reads it again for every connection, so that the password can be changed.
     #[arg(long, value_name = "FILE")]
     source_password_file: Option<PathBuf>,
 
@@ -65,6 +67,11 @@ impl SourceArgs {
             server = server.with_password(Secret::from(password.clone()));
         }
         Ok(server)
+    }
+
+    /// The file that the password is in, if it was given by one.
+    pub(crate) fn password_file(&self) -> Option<PathBuf> {
+        self.source_password_file.clone()
     }
 
     /// The files for TLS.

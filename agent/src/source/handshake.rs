@@ -12,9 +12,13 @@
 //! - `rdb-no-checksum`, `capa skip-rdb-checksum`: the checksum of the server itself is the only
 //!   end-to-end proof that a snapshot arrived whole.
 
+use std::borrow::Cow;
+use std::path::PathBuf;
+
 use redwind_archive::position::Offset;
 use redwind_archive::segment::ReplicationId;
-use redwind_link::{Connection, LinkError, ServerKind, ServerUrl, TlsOptions, Version, sanitised};
+use redwind_link::{Connection, LinkError, Secret, ServerKind, ServerUrl, TlsOptions, Version, sanitised};
+use tracing::warn;
 
 use super::error::AttachError;
 use super::monitor::Facts;
@@ -29,12 +33,30 @@ const SILENCE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     pub(super) url: ServerUrl,
+    /// Holds the password of today; the one in `url` was read from it at the start.
+    pub(super) password_file: Option<PathBuf>,
     pub(super) tls: TlsOptions,
 }
 
 impl Endpoint {
     pub(super) async fn connect(&self) -> Result<Connection, LinkError> {
-        Connection::connect(&self.url, &self.tls, COMMAND_TIMEOUT).await
+        Connection::connect(self.url_now().await.as_ref(), &self.tls, COMMAND_TIMEOUT).await
+    }
+
+    /// The URL with the password as it is in the file now, if one can be read there.
+    async fn url_now(&self) -> Cow<'_, ServerUrl> {
+        let Some(path) = &self.password_file else { return Cow::Borrowed(&self.url) };
+        match tokio::fs::read(path).await.map(Secret::from_file) {
+            Ok(Some(password)) => Cow::Owned(self.url.clone().with_password(password)),
+            Ok(None) => {
+                warn!(file = %path.display(), "the password file is empty or too large: keeping the password of the start");
+                Cow::Borrowed(&self.url)
+            }
+            Err(error) => {
+                warn!(file = %path.display(), %error, "cannot read the password file: keeping the password of the start");
+                Cow::Borrowed(&self.url)
+            }
+        }
     }
 }
 

@@ -36,6 +36,7 @@ impl Agent {
         let config = SourceConfig {
             name: "default".parse().unwrap(),
             server: server.url().parse().unwrap(),
+            password_file: None,
             tls: redwind_link::TlsOptions::default(),
             store: format!("file://{}", store.display()).parse().unwrap(),
             spool: SpoolConfig { dir: folder.path().join("spool"), bytes_max: SPOOL_BYTES_DEFAULT },

@@ -288,6 +288,7 @@ impl AgentArgs {
             source: SourceConfig {
                 name: self.archive.name_to_write(),
                 server: self.source.server()?,
+                password_file: self.source.password_file(),
                 tls: self.source.tls(),
                 store: self.archive.store_url()?,
                 spool: SpoolConfig {

@@ -22,6 +22,7 @@ pub(crate) fn source_config() -> SourceConfig {
     SourceConfig {
         name: "default".parse().unwrap(),
         server: "redis://me:canary@db".parse().unwrap(),
+        password_file: None,
         tls: TlsOptions::default(),
         store: "memory://".parse().unwrap(),
         spool: SpoolConfig { dir: "/spool".into(), bytes_max: config::SPOOL_BYTES_DEFAULT },
