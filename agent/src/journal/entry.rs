@@ -36,6 +36,8 @@ pub enum Entry {
         /// The server's TIME minus the agent's clock in microseconds, when it could be asked.
         clock_offset: Option<i64>,
     },
+    /// The server's TIME minus the agent's clock in microseconds has been asked for again.
+    ClockOffset(Option<i64>),
     /// More of the stream.
     Append(Batch),
     /// End the current segment now: age, a GETACK, an idle minute, a stop. Where nothing has come
@@ -190,6 +192,7 @@ impl EntrySender {
                 let tail = tail.as_mut().expect("a link session belongs to a history");
                 tail.attach(replication_id);
             }
+            Entry::ClockOffset(_) => {}
             Entry::Append(batch) => {
                 let tail = tail.as_mut().expect("a batch belongs to a history");
                 assert_eq!(batch.start, tail.position.offset, "a batch starts where the last one ended");

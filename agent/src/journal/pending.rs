@@ -28,7 +28,7 @@ pub(super) enum Pending {
 
 /// A sealed segment. A few dozen bytes each, so that a long outage of the store is remembered in
 /// little memory; the segment itself is read from its file when its turn comes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PendingSegment {
     /// Its file.
     pub(super) file: Spooled,

@@ -121,7 +121,7 @@ impl Sealer {
         };
         match ended {
             Err(JournalError::Closed) => {
-                tracing::warn!("stopped with a full disk: what was received last is in no spool");
+                tracing::warn!("stopped without room for the spool: what was received last is not in it");
                 Ok(())
             }
             ended => ended,
@@ -165,6 +165,12 @@ impl Sealer {
         match entry {
             Entry::Begin(start) => self.begin(start),
             Entry::Attach { replication_id, clock_offset } => self.attach(&replication_id, clock_offset),
+            Entry::ClockOffset(offset) => {
+                if let Some(log) = self.log.as_mut() {
+                    log.clock_offset = offset;
+                }
+                Ok(())
+            }
             Entry::Append(batch) => self.append(batch),
             Entry::Seal { read_until } => self.flush(read_until),
         }

@@ -25,6 +25,7 @@ use redwind_archive::document;
 use redwind_archive::documents::{HistoryStart, Marker};
 use redwind_archive::layout::SourceName;
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use tokio::sync::watch;
 use ulid::Ulid;
 
@@ -44,7 +45,7 @@ pub struct SpoolUsage {
     pub used_bytes: u64,
     /// The limit in bytes.
     pub limit_bytes: u64,
-    /// Whether it has been reached, or the disk is full; lasts until the usage is below half of the
+    /// Whether it has been reached, or nothing can be written for want of room; lasts until the usage is below half of the
     /// limit.
     pub full: bool,
 }
@@ -74,6 +75,8 @@ pub(super) struct Spooled {
 pub(super) struct Spool {
     dir: PathBuf,
     id: Ulid,
+    /// The folder itself, kept open so that syncing it needs no descriptor.
+    folder: File,
     /// Held for as long as the folder is used; the lock goes with it.
     _lock: File,
     usage: watch::Sender<SpoolUsage>,
@@ -94,8 +97,9 @@ impl Spool {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| failed("make", &dir, source))?;
         let lock = lock(&dir)?;
+        let folder = File::open(&dir).map_err(|source| failed("open", &dir, source))?;
         let usage = watch::Sender::new(SpoolUsage { limit_bytes, ..SpoolUsage::default() });
-        let mut spool = Self { dir, id: Ulid::nil(), _lock: lock, usage };
+        let mut spool = Self { dir, id: Ulid::nil(), folder, _lock: lock, usage };
         spool.check_marker(marker)?;
         spool.id = spool.identify()?;
         let log = spool.scan()?;
@@ -185,8 +189,7 @@ impl Spool {
     }
 
     fn sync_dir(&self) -> Result<(), JournalError> {
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| failed("sync", &self.dir, source))
+        self.folder.sync_all().map_err(|source| failed("sync", &self.dir, source))
     }
 
     /// A file's bytes.
@@ -261,13 +264,13 @@ impl Spool {
         self.usage.subscribe()
     }
 
-    /// The disk has no room, whatever the limit says.
-    pub(super) fn disk_full(&self) {
+    /// There is no room, whatever the limit says.
+    pub(super) fn no_room(&self) {
         self.usage.send_if_modified(|usage| !std::mem::replace(&mut usage.full, true));
     }
 
-    /// The disk has taken what it had no room for.
-    pub(super) fn disk_has_room(&self) {
+    /// What there was no room for has been taken.
+    pub(super) fn has_room(&self) {
         self.change(|_| {});
     }
 
@@ -316,9 +319,12 @@ impl SegmentFile {
     }
 }
 
-/// Whether an error says that the disk, or the user's share of it, has no room.
+/// Whether an error says that there is no room for now: on the disk, in the user's share of it, or in a
+/// table of open files.
 pub(super) fn is_no_room(error: &io::Error) -> bool {
+    let table = [Errno::MFILE, Errno::NFILE].map(|full| Some(full.raw_os_error()));
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || table.contains(&error.raw_os_error())
 }
 
 /// An error of the spool.
@@ -332,7 +338,7 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     let file = opened.map_err(|source| failed("open", &path, source))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::SpoolLocked { dir: dir.to_owned() }),
+        Err(Errno::WOULDBLOCK) => Err(JournalError::SpoolLocked { dir: dir.to_owned() }),
         Err(error) => Err(failed("lock", &path, error.into())),
     }
 }

@@ -28,8 +28,8 @@ const WAITING_BYTES_MAX: usize = 16 << 20;
 const ORDERS_QUEUED: usize = 256;
 /// Buffers kept for reuse.
 const BUFFERS_KEPT: usize = 8;
-/// How often a full disk is tried again.
-const NO_ROOM_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is tried again where there was no room.
+pub(super) const NO_ROOM_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the spool writer works with.
 pub(super) struct SpoolWriterParts {
@@ -204,7 +204,7 @@ fn hand_on(parts: &SpoolWriterParts, pending: Pending) {
     drop(parts.sealed.send(pending));
 }
 
-/// Writes to the spool; waits where the disk is full. [`JournalError::Closed`] when the journal is
+/// Writes to the spool; waits where there is no room. [`JournalError::Closed`] when the journal is
 /// stopped meanwhile.
 fn with_room<T>(
     parts: &SpoolWriterParts,
@@ -215,9 +215,9 @@ fn with_room<T>(
         match write() {
             Err(JournalError::Spool { verb, path, source }) if is_no_room(&source) => {
                 if !std::mem::replace(&mut waited, true) {
-                    tracing::warn!(verb, path = %path.display(), error = %source, "the spool's disk is full");
+                    tracing::warn!(verb, path = %path.display(), error = %source, "there is no room for the spool");
                 }
-                parts.spool.disk_full();
+                parts.spool.no_room();
                 if parts.stop.is_cancelled() || parts.kill.is_cancelled() {
                     return Err(JournalError::Closed);
                 }
@@ -225,8 +225,8 @@ fn with_room<T>(
             }
             Ok(written) => {
                 if waited {
-                    tracing::info!("the spool's disk has room again");
-                    parts.spool.disk_has_room();
+                    tracing::info!("there is room for the spool again");
+                    parts.spool.has_room();
                 }
                 return Ok(written);
             }

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::FuturesOrdered;
@@ -30,7 +31,8 @@ use super::pages::Pages;
 use super::pending::{Pending, PendingSegment};
 use super::persistence::Persistence;
 use super::progress::Board;
-use super::spool::{Spool, Spooled};
+use super::spool::{Spool, Spooled, is_no_room};
+use super::spool_writer::NO_ROOM_PAUSE;
 use super::term::Tenure;
 
 const PUTS_MAX: usize = 4;
@@ -277,10 +279,7 @@ async fn put_segment(
     segment: PendingSegment,
 ) -> Result<Pending, JournalError> {
     let name = ObjectName::Segment(page, segment.name);
-    let spool = Arc::clone(&upstream.spool);
-    let identity = upstream.tenure.identity;
-    let (object, segment) = blocking(move || (segment.load(&spool, identity), segment)).await;
-    let object = object?;
+    let object = load(&upstream, &segment).await?;
     let put = upstream.persistence.until_answered(|| upstream.store.put_new(&name, object.clone())).await;
     if put != Put::Stored {
         return Err(upstream.conflict(&name).await);
@@ -290,6 +289,17 @@ async fn put_segment(
     metrics::counter!("redwind_segments_stored_total", "source" => source.clone()).increment(1);
     metrics::counter!("redwind_segment_bytes_stored_total", "source" => source).increment(object.len() as u64);
     Ok(Pending::Segment(segment))
+}
+
+/// Reads a segment from the spool; waits where no file can be opened.
+async fn load(upstream: &Upstream, segment: &PendingSegment) -> Result<Bytes, JournalError> {
+    loop {
+        let (spool, segment, identity) = (Arc::clone(&upstream.spool), segment.clone(), upstream.tenure.identity);
+        match blocking(move || segment.load(&spool, identity)).await {
+            Err(JournalError::Spool { source, .. }) if is_no_room(&source) => tokio::time::sleep(NO_ROOM_PAUSE).await,
+            loaded => return loaded,
+        }
+    }
 }
 
 async fn put_history(
