@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use ulid::Ulid;
 
 use super::ack::Acknowledger;
+use super::attention::Moment;
 use super::backoff::Backoff;
 use super::error::{AttachError, SourceError};
 use super::handshake::{Endpoint, id_text};
@@ -190,7 +191,7 @@ impl Follower {
             }
             Ended::Closed => "the server closed the connection".to_owned(),
             Ended::Lost(error) => format!("lost the connection: {error}"),
-            Ended::Silent => "nothing came from the server for a minute".to_owned(),
+            Ended::Silent => "nothing comes from the server any more".to_owned(),
             Ended::ServerExits => "the server is shutting down".to_owned(),
         };
         Next::Retry { reason, delay, refused: false }
@@ -386,14 +387,15 @@ impl Follower {
             clock: Arc::clone(&self.context.clock),
             link: self.context.link.clone(),
             signals: Arc::clone(&signals),
+            time_asked: Moment::now(&self.context.clock),
         };
         let acknowledging = AbortOnDropHandle::new(tokio::spawn(acknowledger.run(session.clone())));
         let _monitoring = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
-        let (framer, continues) = match attachment.course {
-            Course::Begin { .. } => (Framer::new(None).state(), false),
-            Course::Continue => (point.framer, true),
+        let (framer, kept_until) = match attachment.course {
+            Course::Begin { .. } => (Framer::new(None).state(), None),
+            Course::Continue => (point.framer, Some(attachment.kept_until)),
         };
-        let start = SessionStart { history, offset, framer, seen_empty: attachment.seen_empty, continues };
+        let start = SessionStart { history, offset, framer, seen_empty: attachment.seen_empty, kept_until };
         let log = LogReader::new(self.context.clone(), &self.sender, signals, probe, session.clone(), start);
         let ended = log.follow(reader, attachment.early, cancel).await?;
         if matches!(ended, Ended::ServerExits) {

@@ -140,6 +140,10 @@ impl LinkStateSender {
         self.0.send_modify(change);
     }
 
+    pub(super) fn clock_offset(&self) -> Option<i64> {
+        self.0.borrow().clock_offset
+    }
+
     pub(super) fn enter(&self, phase: Phase, now: Timestamp) {
         self.0.send_modify(|state| {
             if state.phase != phase {

@@ -15,6 +15,7 @@
 
 mod collector;
 mod flush_schedule;
+mod silence;
 
 use std::io;
 use std::pin::pin;
@@ -43,9 +44,6 @@ use crate::journal::{Entry, EntrySender, JournalError, Progress, SpoolUsage};
 const GATHER: Duration = Duration::from_millis(2);
 /// Between two looks whether the socket is still empty.
 const HEARTBEAT: Duration = Duration::from_millis(100);
-/// A primary pings its replicas every ten seconds unless told otherwise; without a byte for so long,
-/// and without the control connection telling that nothing is missing, the link is dead.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// A server that is shutting down has its last bytes on the way; waiting longer would only delay it.
 const LAST_BYTES_WAIT: Duration = Duration::from_secs(2);
 /// A disk that takes nothing for so long must not become the server's problem.
@@ -60,7 +58,7 @@ pub(super) enum Ended {
     Closed,
     /// The connection broke.
     Lost(io::Error),
-    /// Nothing has come for too long.
+    /// Nothing has come for too long: see [`silence`].
     Silent,
     /// The spool is full: better no link than one that is not read.
     SpoolFull,
@@ -95,8 +93,9 @@ pub(super) struct SessionStart {
     pub(super) framer: FramerState,
     /// When everything before `offset` was known to be all.
     pub(super) seen_empty: Moment,
-    /// The session goes on with a history that an earlier one followed.
-    pub(super) continues: bool,
+    /// Where the server's stream ended before the session, if it goes on with a history that an
+    /// earlier one followed.
+    pub(super) kept_until: Option<Offset>,
 }
 
 /// See the module.
@@ -112,10 +111,14 @@ pub(super) struct LogReader<'a> {
     attention: Attention,
     schedule: FlushSchedule,
     last_read: Instant,
+    /// What the server had kept for us ends here.
+    kept_until: Offset,
     /// Batches have been handed over since the segment was last ended.
     unsealed: bool,
     /// Late batches have been handed over since the socket was last empty.
     late_handed: bool,
+    /// What the journal was told last of the server's clock.
+    clock_offset: Option<i64>,
     /// The server's last byte, and until when to wait for it.
     last_byte: Option<(Offset, Instant)>,
     spool_full: bool,
@@ -144,11 +147,13 @@ impl<'a> LogReader<'a> {
         Self {
             schedule: FlushSchedule::new(context.flush_interval, context.getack_interval, now.instant),
             collector: Collector::new(start.offset, start.framer, now, sender.buffer()),
-            attention: Attention::new(start.seen_empty, start.continues),
+            attention: Attention::new(start.seen_empty, start.kept_until.is_some()),
+            kept_until: start.kept_until.unwrap_or_default(),
             history: start.history,
             last_read: now.instant,
             unsealed: false,
             late_handed: false,
+            clock_offset: context.link.clock_offset(),
             last_byte: None,
             spool_full: false,
             stalled: false,
@@ -285,15 +290,22 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// If the socket is empty, everything that came before has been read, and what comes next will
-    /// not be late.
+    /// If the socket is empty, and the server has no more for us than was read, everything that came
+    /// before has been read, and what comes next will not be late.
     async fn look(&mut self) -> Result<bool, JournalError> {
         let empty = self.probe.is_empty();
-        if empty {
+        if empty && self.collector.end() >= self.owed_until() {
             self.attention.empty(Moment::now(&self.context.clock));
             self.leave_lateness().await?;
         }
         Ok(empty)
+    }
+
+    /// How far the server's stream is known to reach. On a slow link the socket is empty again and
+    /// again before all of that has come.
+    fn owed_until(&self) -> Offset {
+        let seen = self.signals.seen.borrow().map(|(end, _)| end);
+        self.kept_until.max(seen.unwrap_or_default())
     }
 
     /// What has just been read may be late, while what was here before it is not.
@@ -353,7 +365,16 @@ impl<'a> LogReader<'a> {
         self.send(Entry::Seal { read_until: self.attention.read_until() }).await?;
         self.unsealed = false;
         self.schedule.sealed(self.collector.start(), Instant::now());
-        Ok(())
+        self.tell_clock().await
+    }
+
+    /// Tells the journal when the clocks have moved apart, so that the next segment says so.
+    async fn tell_clock(&mut self) -> Result<(), JournalError> {
+        let offset = self.context.link.clock_offset();
+        if std::mem::replace(&mut self.clock_offset, offset) == offset {
+            return Ok(());
+        }
+        self.send(Entry::ClockOffset(offset)).await
     }
 
     async fn hand_over(&mut self, extent: Extent) -> Result<(), JournalError> {
@@ -395,11 +416,8 @@ impl<'a> LogReader<'a> {
         if self.last_byte.is_some_and(|(end, deadline)| self.collector.end() >= end || now >= deadline) {
             return Some(Ended::ServerExits);
         }
-        let nothing_missing = || {
-            let seen = *self.signals.seen.borrow();
-            seen.is_some_and(|(end, at)| end <= self.collector.end() && now < at + SILENCE_MAX)
-        };
-        (now >= self.last_read + SILENCE_MAX && !nothing_missing()).then_some(Ended::Silent)
+        let seen = *self.signals.seen.borrow();
+        silence::is_dead(now, self.last_read, self.collector.end(), seen).then_some(Ended::Silent)
     }
 
     /// Hands over the last whole records, and tells until when nothing was missed.

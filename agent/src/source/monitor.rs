@@ -1,8 +1,8 @@
 //! The control connection: what the server is, how far its stream has come, what time it has.
 //!
 //! It never carries `PSYNC`, and asks seldom, so that an idle link costs next to nothing: the
-//! offset every few seconds, the time and the rest every minute. Only a `GETACK` makes it look
-//! sooner, because that is how a shutdown of the server announces itself.
+//! offset every few seconds, the time every minute. Two things make it look sooner: a `GETACK`, because
+//! that is how a shutdown of the server announces itself, and a step of our own clock.
 //!
 //! **Shutdown of the server.** Since 7.0 a server that was told to exit pauses its clients and waits
 //! up to `shutdown-timeout` (10 s) until every replica has acknowledged exactly its last byte
@@ -22,14 +22,19 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::debug;
 
+use super::attention::Moment;
 use super::error::AttachError;
 use super::handshake::{Endpoint, takes_fack};
 use super::link_state::LinkStateSender;
 
 /// Between two looks at the server's offset.
 const OFFSET_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two looks at the server's time.
+/// Between two looks at the server's time, as long as our clock passes evenly.
 const TIME_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked whether our clock does.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+/// A clock that has moved by more against the monotonic one was stepped, or is being put right.
+const CLOCK_DRIFT_MAX: Duration = Duration::from_millis(200);
 /// Least time between two looks for a shutdown.
 const SHUTDOWN_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// The first release that can send a snapshot on a connection of its own (`rdb-only`).
@@ -149,6 +154,14 @@ pub(super) struct Monitor {
     pub(super) clock: Arc<Clock>,
     pub(super) link: LinkStateSender,
     pub(super) signals: Arc<MonitorSignals>,
+    /// When the server's time was last asked for.
+    pub(super) time_asked: Moment,
+}
+
+/// Whether what is known of the difference between the clocks is out of date.
+fn time_is_due(asked: Moment, now: Moment) -> bool {
+    let passed = now.instant.saturating_duration_since(asked.instant);
+    passed >= TIME_INTERVAL || now.time.since(asked.time).abs_diff(passed) > CLOCK_DRIFT_MAX
 }
 
 impl Monitor {
@@ -157,8 +170,8 @@ impl Monitor {
     pub(super) async fn run(mut self) {
         let mut offset_tick = tokio::time::interval(OFFSET_INTERVAL);
         offset_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut time_tick = tokio::time::interval_at(Instant::now() + TIME_INTERVAL, TIME_INTERVAL);
-        time_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clock_tick = tokio::time::interval(CLOCK_INTERVAL);
+        clock_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let signals = Arc::clone(&self.signals);
         loop {
             let outcome = tokio::select! {
@@ -172,7 +185,10 @@ impl Monitor {
                         outcome.map(|_| ())
                     }
                 },
-                _ = time_tick.tick() => self.look_at_time().await,
+                _ = clock_tick.tick() => match time_is_due(self.time_asked, Moment::now(&self.clock)) {
+                    true => self.look_at_time().await,
+                    false => Ok(()),
+                },
                 _ = offset_tick.tick() => self.look_at_offset().await,
             };
             if let Err(error) = outcome {
@@ -200,6 +216,7 @@ impl Monitor {
 
     async fn look_at_time(&mut self) -> Result<(), LinkError> {
         let clock = Arc::clone(&self.clock);
+        self.time_asked = Moment::now(&clock);
         let offset = clock_offset(self.connection().await?, &clock).await?;
         self.link.update(|state| state.clock_offset = offset);
         Ok(())
@@ -211,5 +228,25 @@ impl Monitor {
         let now = self.clock.now();
         self.link.update(|state| state.master_repl_offset = Some((end, now)));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redwind_archive::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn the_time_is_asked_for_every_minute_and_when_our_clock_was_stepped() {
+        let start = Instant::now();
+        let at = |seconds: u64, clock: u64| Moment {
+            instant: start + Duration::from_secs(seconds),
+            time: Timestamp(1_000_000 * (7200 + clock)),
+        };
+        assert!(!time_is_due(at(0, 0), at(59, 59)));
+        assert!(time_is_due(at(0, 0), at(60, 60)));
+        assert!(time_is_due(at(0, 0), at(1, 3601)), "stepped forward");
+        assert!(time_is_due(at(0, 0), at(2, 1)), "at half speed after a step back");
     }
 }

@@ -49,6 +49,9 @@ pub(super) struct Attachment {
     pub(super) course: Course,
     /// When everything before the first byte was known to be all.
     pub(super) seen_empty: Moment,
+    /// The server's end of stream, told before the log was asked for: what comes up to there was
+    /// written before.
+    pub(super) kept_until: Offset,
     /// The server waits for an acknowledgement before it sends the first byte.
     pub(super) starts_by_ack: bool,
     /// The log was answered with a full resync.
@@ -154,6 +157,7 @@ pub(super) async fn attach(
         replication_id: [0; 40],
         course: plan.course,
         seen_empty: plan.seen_empty,
+        kept_until: Offset(server.master_repl_offset),
         starts_by_ack: false,
         full_resync: false,
         snapshot: plan.snapshot,

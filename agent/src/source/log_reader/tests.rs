@@ -64,7 +64,7 @@ impl Rig {
         };
         let now = Moment::now(&clock);
         let seen_empty = Moment { time: now.time.before(absence), ..now };
-        let start = SessionStart { history: history(), offset, framer, seen_empty, continues: false };
+        let start = SessionStart { history: history(), offset, framer, seen_empty, kept_until: None };
         let (signals, session, stop) = (MonitorSignals::new(), CancellationToken::new(), CancellationToken::new());
         let (server, stream) = duplex(1 << 20);
         let probe = SocketProbe::none();
@@ -341,7 +341,7 @@ async fn silence_ends_the_session_unless_nothing_is_known_to_be_missing() {
     let before = Instant::now();
     let (ended, _) = rig.end().await;
     assert!(matches!(ended, Ended::Silent), "{ended:?}");
-    assert!(before.elapsed() >= SILENCE_MAX);
+    assert!(before.elapsed() >= silence::SILENCE_MAX);
 
     let rig = Rig::new();
     for _ in 0..30 {
