@@ -17,6 +17,7 @@ missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 command -v python3 >/dev/null || missing+=(python3)
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(faketime)
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null; then
   say "Installing ${missing[*]}"
   as_root apt-get update -q

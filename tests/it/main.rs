@@ -4,11 +4,16 @@
 
 mod access;
 mod connecting;
+mod failover;
 mod faults;
 mod harness;
+mod machine;
 mod manners;
+mod network;
+mod outages;
 mod recovering;
 mod restoring;
+mod server_faults;
 mod soak;
 mod soundness;
 mod stores;

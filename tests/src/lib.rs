@@ -12,11 +12,13 @@
 #![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
 pub mod certificates;
+pub mod credentials;
 pub mod dataset;
 pub mod fake_primary;
 pub mod faulty_store;
 pub mod figures;
 pub mod graph;
+pub mod http_faults;
 pub mod ledger;
 pub mod mark;
 pub mod objects;

@@ -46,11 +46,23 @@ struct Shared {
     refuse: AtomicBool,
     stopped: AtomicBool,
     connections: Mutex<Vec<[TcpStream; 2]>>,
+    /// Connections accepted before so many were are dead: they stay open, and nothing passes.
+    abandoned: AtomicUsize,
     accepted: AtomicUsize,
     /// Bytes sent to clients so far.
     delivered: AtomicU64,
     /// Ends the connection that delivers this byte, once.
     cut_at: Mutex<Option<(u64, Ending)>>,
+}
+
+impl Shared {
+    /// Returns when a connection's bytes, and its end, may pass.
+    fn hold(&self, number: usize) {
+        let abandoned = || number < self.abandoned.load(Ordering::Relaxed);
+        while !self.stopped.load(Ordering::Relaxed) && (abandoned() || *lock(&self.flow) == Flow::Stall) {
+            std::thread::sleep(TICK);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,6 +83,7 @@ impl Proxy {
             refuse: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             connections: Mutex::default(),
+            abandoned: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             delivered: AtomicU64::new(0),
             cut_at: Mutex::new(None),
@@ -105,6 +118,12 @@ impl Proxy {
         for pair in lock(&self.shared.connections).drain(..) {
             end(&pair, ending);
         }
+    }
+
+    /// Lets every open connection die without a word: it stays open, and nothing passes on it any more,
+    /// neither bytes nor its end. Those made from now on are as good as ever.
+    pub fn abandon_all(&self) {
+        self.shared.abandoned.store(self.accepted(), Ordering::Relaxed);
     }
 
     /// Ends the connection that delivers the byte `bytes` from now, after that byte.
@@ -144,19 +163,19 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         let Ok(client) = client else { continue };
-        shared.accepted.fetch_add(1, Ordering::Relaxed);
+        let number = shared.accepted.fetch_add(1, Ordering::Relaxed);
         if shared.refuse.load(Ordering::Relaxed) {
             continue;
         }
         let upstream = *lock(&shared.upstream);
         let Ok(server) = TcpStream::connect(upstream) else { continue };
-        if let Err(error) = forward(client, server, shared) {
+        if let Err(error) = forward(number, client, server, shared) {
             println!("proxy: {error}");
         }
     }
 }
 
-fn forward(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+fn forward(number: usize, client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let pair = [client.try_clone()?, server.try_clone()?];
@@ -164,7 +183,8 @@ fn forward(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::i
     for (from, to, to_client) in [(client.try_clone()?, server.try_clone()?, false), (server, client, true)] {
         let shared = shared.clone();
         std::thread::spawn(move || {
-            pump(&from, &to, to_client, &shared).ok();
+            pump(number, &from, &to, to_client, &shared).ok();
+            shared.hold(number);
             from.shutdown(Shutdown::Both).ok();
             to.shutdown(Shutdown::Both).ok();
         });
@@ -173,15 +193,12 @@ fn forward(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) -> std::i
 }
 
 /// Moves bytes one way until either end closes.
-fn pump(from: &TcpStream, to: &TcpStream, to_client: bool, shared: &Shared) -> std::io::Result<()> {
+fn pump(number: usize, from: &TcpStream, to: &TcpStream, to_client: bool, shared: &Shared) -> std::io::Result<()> {
     from.set_read_timeout(Some(TICK))?;
     let mut buffer = vec![0; 64 << 10];
     loop {
+        shared.hold(number);
         let flow = *lock(&shared.flow);
-        if flow == Flow::Stall {
-            std::thread::sleep(TICK);
-            continue;
-        }
         let piece = match flow {
             Flow::Bytewise if to_client => 1,
             // a hundredth of a second's worth
@@ -198,9 +215,7 @@ fn pump(from: &TcpStream, to: &TcpStream, to_client: bool, shared: &Shared) -> s
             Err(error) => return Err(error),
         };
         // stalled while it waited in `read`
-        while *lock(&shared.flow) == Flow::Stall {
-            std::thread::sleep(TICK);
-        }
+        shared.hold(number);
         if to_client {
             deliver(to, &buffer[..count], [from, to], shared)?;
             if let Flow::Throttle(rate) = flow {

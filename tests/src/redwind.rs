@@ -145,6 +145,8 @@ impl Stage {
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
+    /// The program that executes it, with arguments; none when it is executed directly.
+    launcher: Vec<String>,
     arguments: Vec<String>,
     store: StoreAddress,
     folder: TempDir,
@@ -158,6 +160,14 @@ impl Agent {
     /// # Panics
     /// When it cannot be executed.
     pub fn start(source: &str, store: &StoreAddress, more: &[&str]) -> Self {
+        Self::start_under(&[], source, store, more)
+    }
+
+    /// As [`Self::start`], executed by a program that is given the agent's command line, such as `env`.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_under(launcher: &[&str], source: &str, store: &StoreAddress, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let [grpc, http] = [free_port(), free_port()].map(|port| (Ipv4Addr::LOCALHOST, port).into());
         let mut arguments: Vec<_> = ["agent", "--source", source].map(str::to_owned).into();
@@ -170,8 +180,9 @@ impl Agent {
             arguments.extend([option.to_owned(), value]);
         }
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let process = spawn(&arguments, store, folder.path());
-        Self { process, arguments, store: store.clone(), folder, grpc, http }
+        let launcher: Vec<_> = launcher.iter().map(|&word| word.to_owned()).collect();
+        let process = spawn(&launcher, &arguments, store, folder.path());
+        Self { process, launcher, arguments, store: store.clone(), folder, grpc, http }
     }
 
     /// Where it answers gRPC.
@@ -197,6 +208,11 @@ impl Agent {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// How it ended, when it has.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.process.exited()
     }
 
     /// `redwind status --json`, once it answers.
@@ -277,7 +293,12 @@ impl Agent {
     /// # Panics
     /// When it cannot be executed.
     pub fn start_again(&mut self) {
-        self.process = spawn(&self.arguments, &self.store, self.folder.path());
+        self.process = spawn(&self.launcher, &self.arguments, &self.store, self.folder.path());
+    }
+
+    /// SIGTERM, and does not wait.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
     }
 
     /// Starts it again, with more arguments than before.
@@ -305,8 +326,15 @@ impl Agent {
     }
 }
 
-fn spawn(arguments: &[String], store: &StoreAddress, folder: &Path) -> Process {
-    let mut agent = command(binary());
+fn spawn(launcher: &[String], arguments: &[String], store: &StoreAddress, folder: &Path) -> Process {
+    let mut agent = match launcher.split_first() {
+        Some((program, words)) => {
+            let mut launched = command(program);
+            launched.args(words).arg(binary());
+            launched
+        }
+        None => command(binary()),
+    };
     agent.args(arguments).args(["--store", &store.url]).envs(store.env.iter().cloned());
     Process::spawn("redwind agent", agent, &folder.join("agent.log")).expect("the binary can be executed")
 }

@@ -67,11 +67,19 @@ impl Following {
     /// # Panics
     /// When the agent cannot be executed.
     pub fn start_at(flavor: &Flavor, source: &str, more: &[&str]) -> Self {
+        Self::start_under(&[], flavor, source, more)
+    }
+
+    /// As [`Self::start_at`], the agent executed by another program.
+    ///
+    /// # Panics
+    /// When it cannot be executed.
+    pub fn start_under(launcher: &[&str], flavor: &Flavor, source: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let archive = folder.path().join("archive");
         std::fs::create_dir(&archive).expect("the folder is new");
         let store = StoreAddress::folder(&archive);
-        let agent = Agent::start(source, &store, more);
+        let agent = Agent::start_under(launcher, source, &store, more);
         Self { agent, store, flavor: flavor.clone(), folder }
     }
 
@@ -134,6 +142,19 @@ impl Following {
         println!("restoring {} by its offset {}", mark.label, mark.offset);
         let restored = restored_aof(&self.store, &self.flavor, &format!("offset:{}", mark.offset));
         assert_restored(mark, &restored.server);
+    }
+
+    /// As [`Self::check_offset`], in the newest of several histories that may have the offset.
+    ///
+    /// # Panics
+    /// When there is no window.
+    pub fn check_newest(&self, mark: &Mark) {
+        let listed = self.list();
+        let newest = listed["windows"].as_array().and_then(|windows| windows.last()).expect("there is a window");
+        let history = newest["history"].as_str().expect("a window belongs to a history");
+        let to = format!("offset:{history}:{}", mark.offset);
+        println!("restoring {} to {to}", mark.label);
+        assert_restored(mark, &self.restored(&to).server);
     }
 
     /// Restores to any target.
