@@ -1,6 +1,7 @@
 //! Stories told on real servers, one module each.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
 mod access;
 mod connecting;

@@ -78,7 +78,11 @@ impl Ledger {
                     std::thread::sleep(Duration::from_millis(20));
                     continue;
                 };
-                while !writing.stop.load(Ordering::Relaxed) && batch(&mut cli, &mut rng, &writing).is_some() {}
+                while !writing.stop.load(Ordering::Relaxed) {
+                    if batch(&mut cli, &mut rng, &writing).is_none() {
+                        break;
+                    }
+                }
             }
         });
         Self { shared, thread: Some(thread) }
