@@ -76,11 +76,7 @@ impl SourceFollower {
         requests: mpsc::Receiver<SnapshotRequest>,
         flush: Arc<Notify>,
     ) -> Self {
-        let endpoint = Endpoint {
-            url: config.server.clone(),
-            password_file: config.password_file.clone(),
-            tls: config.tls.clone(),
-        };
+        let endpoint = Endpoint::of(config);
         let link = LinkStateSender::new(clock.now());
         let (log_events, events) = mpsc::channel(LOG_EVENTS);
         let log = LogWatch {

@@ -55,7 +55,8 @@ fn killed_agents_lose_nothing(flavor: &Flavor) {
             lose_the_machine(&following, writers.ledger.account());
         }
         let started = Instant::now();
-        following.agent.start_again();
+        // a machine that is lost is known to be: nobody has to wait for its signs of life
+        following.agent.start_again_with(if lost_machine { &["--takeover"] } else { &[] });
         following.agent.wait_ready();
         writers.ledger.recovered();
         figures.run(started.elapsed());

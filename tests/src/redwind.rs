@@ -210,11 +210,6 @@ impl Agent {
         self.process.pid()
     }
 
-    /// How it ended, when it has.
-    pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.process.exited()
-    }
-
     /// `redwind status --json`, once it answers.
     pub fn status(&self) -> Option<Json> {
         let finished = run(None, &["status", "--json", "--agent", &format!("http://{}", self.grpc)]);
@@ -307,7 +302,7 @@ impl Agent {
     /// When it cannot be executed.
     pub fn start_again_with(&mut self, more: &[&str]) {
         let arguments = self.arguments.iter().cloned().chain(more.iter().map(|&argument| argument.to_owned()));
-        self.process = spawn(&arguments.collect::<Vec<_>>(), &self.store, self.folder.path());
+        self.process = spawn(&self.launcher, &arguments.collect::<Vec<_>>(), &self.store, self.folder.path());
     }
 
     /// How it ended, when it has.

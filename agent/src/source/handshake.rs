@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::error::AttachError;
 use super::monitor::Facts;
+use crate::config::SourceConfig;
 
 /// Longest time for a connection, and for the answer to a command.
 pub(super) const COMMAND_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -39,6 +40,11 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// Where the source is that `config` names.
+    pub(super) fn of(config: &SourceConfig) -> Self {
+        Self { url: config.server.clone(), password_file: config.password_file.clone(), tls: config.tls.clone() }
+    }
+
     pub(super) async fn connect(&self) -> Result<Connection, LinkError> {
         Connection::connect(self.url_now().await.as_ref(), &self.tls, COMMAND_TIMEOUT).await
     }

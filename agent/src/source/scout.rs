@@ -37,7 +37,7 @@ impl Scout {
     /// Prepares to look at the source that `config` names.
     #[must_use]
     pub fn new(config: &SourceConfig, clock: Arc<Clock>) -> Self {
-        let endpoint = Endpoint { url: config.server.clone(), tls: config.tls.clone() };
+        let endpoint = Endpoint::of(config);
         let link = LinkStateSender::new(clock.now());
         Self { endpoint, clock, link }
     }
