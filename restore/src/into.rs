@@ -159,6 +159,11 @@ impl IntoTarget {
         let primary = Primary::bind(self.listen_address()?, recording.clone(), progress.clone()).await?;
         let announced = self.announced(primary.address())?;
         tracing::info!(address = %announced, "the target replicates from here");
+        if self.options.target.is_tls() && !announced.ip().is_loopback() {
+            tracing::warn!(
+                %target, "rediss:// encrypts the commands to the target, but not the data that it replicates from here"
+            );
+        }
         let outcome = self.replicate(primary, announced, cancel).await;
         let restored = self.put_back().await;
         match (outcome, restored) {

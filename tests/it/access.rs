@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use redwind_tests::certificates::Certificates;
+use redwind_tests::objects::ObjectServer;
 use redwind_tests::process::free_port;
-use redwind_tests::redwind::{Finished, http_get, restore, run, run_with, verify};
+use redwind_tests::redwind::{
+    Agent, Finished, Stage, StoreAddress, http_get, http_get_with, restore, run, run_with, verify,
+};
+use redwind_tests::server::{Server, ServerOptions, text};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, QUICK, patient_server};
 use redwind_tests::{on_each_flavor, poll};
@@ -157,3 +161,184 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// The policies that docs/security.md gives are enough, and each leaves out what it should.
+fn the_policies_of_the_docs_are_enough(flavor: &Flavor) {
+    let docs = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md")).unwrap();
+    let policies: Vec<&str> = docs.split("```json").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    let [writing, reading] = policies[..] else { panic!("{} policies in the docs", policies.len()) };
+    let without_audit: String =
+        reading.lines().filter(|line| !line.contains("/audit/")).map(|line| format!("{line}\n")).collect();
+    let story = "the_policies_of_the_docs_are_enough";
+    let Some((_objects, users)) = ObjectServer::start_guarded(&[writing, reading, &without_audit], story) else {
+        return;
+    };
+    let [agents, restorers, readers] = &users[..] else { panic!("three users") };
+
+    let server = patient_server(flavor);
+    let mut agent = Agent::start(&server.url(), agents, QUICK);
+    agent.wait_ready();
+    server.cli().command(&["SET", "key", "value"]);
+    agent.wait_offset(Stage::Durable, server.cli().offset());
+    let _ = run(None, &["snapshot", "--agent", &agent.grpc().to_string()]).expect(0);
+    assert_eq!(agent.stop().code(), Some(0), "{}", agent.log());
+    agent.start_again();
+    agent.wait_ready();
+    assert!(!agent.log().contains("AccessDenied"), "{}", agent.log());
+    let checked = run(Some(agents), &["check"]).expect(0).stdout;
+    assert!(checked.contains("delete") && checked.contains("needs no right to delete"), "{checked}");
+
+    let to = tempfile::tempdir().unwrap();
+    let restored = |user: &StoreAddress, name: &str| {
+        let folder = to.path().join(name);
+        let restored = restore(user, "latest", &["--aof", folder.to_str().unwrap()]).expect(0);
+        let server = Server::start_with(flavor, ServerOptions::restored_aof(&folder));
+        assert_eq!(text(&server.cli().command(&["GET", "key"])), "value");
+        restored.stderr
+    };
+    assert!(!restored(restorers, "signed").contains("audit log"));
+    assert!(restored(readers, "unsigned").contains("not in the archive's audit log"));
+    for reader in [restorers, readers] {
+        let _ = verify(reader).expect(0);
+        let log = run(Some(reader), &["list", "--audit", "--json"]).expect(0).json();
+        let events = log["sources"][0]["audit"].as_array().unwrap().clone();
+        let what: Vec<&str> = events.iter().filter_map(|found| found["entry"]["event"]["what"].as_str()).collect();
+        assert_eq!(what, ["snapshot", "restore"], "{log}");
+        // an agent with these could not write
+        let spool = to.path().join("spool").display().to_string();
+        let nowhere = ["--grpc", "none", "--http", "none", "--spool", &spool];
+        let refused =
+            run(Some(reader), &[["agent", "--takeover", "--source", &server.url()].as_slice(), &nowhere].concat());
+        let _ = refused.expect(5);
+    }
+}
+on_each_flavor!(the_policies_of_the_docs_are_enough: redis_7_0);
+
+const CANARY: &str = "canary-";
+
+/// Whatever a story wrote, by what wrote it.
+#[derive(Default)]
+struct Written(Vec<(String, Vec<u8>)>);
+
+impl Written {
+    fn take(&mut self, by: &str, ended: Finished) -> Finished {
+        self.0.push((format!("stdout of {by}"), ended.stdout.clone().into_bytes()));
+        self.0.push((format!("stderr of {by}"), ended.stderr.clone().into_bytes()));
+        ended
+    }
+
+    fn folder(&mut self, folder: &Path) {
+        for path in files(folder) {
+            match path.is_dir() {
+                true => self.folder(&path),
+                // the lock of a spool may go at any time
+                false => self.0.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default())),
+            }
+        }
+    }
+
+    fn assert_no_canary(&self) {
+        for (what, bytes) in &self.0 {
+            let shown = String::from_utf8_lossy(bytes);
+            let line = shown.lines().find(|line| line.contains(CANARY));
+            assert!(line.is_none(), "a secret in {what}: {}", line.unwrap_or_default());
+        }
+    }
+}
+
+/// Secrets from the environment and from files are nowhere to be seen, whether things go well or not.
+fn no_secret_is_ever_shown(flavor: &Flavor) {
+    const PASSWORD: &str = "canary-password-0123456789";
+    const READ_TOKEN: &str = "canary-reader-0123456789";
+    const OPERATOR_TOKEN: &str = "canary-operator-0123456789";
+    /// All that our own parts have to say, and the libraries through which secrets pass.
+    const EVERYTHING: &str = "trace,hyper=trace,hyper_util=trace,h2=trace,tower=trace,tonic=trace,rustls=trace,object_store=trace,reqwest=trace";
+    let folder = tempfile::tempdir().unwrap();
+    let operator_file = folder.path().join("operator.tokens");
+    std::fs::write(&operator_file, OPERATOR_TOKEN).unwrap();
+    let operator_file = operator_file.to_str().unwrap();
+    let acl = format!("user redwind on >{PASSWORD} ~* &* +@all");
+    let server = Server::start_with(flavor, ServerOptions::default().config(acl));
+    let env = [
+        ("REDWIND_SOURCE_USER", "redwind"),
+        ("REDWIND_SOURCE_PASSWORD", PASSWORD),
+        ("REDWIND_READ_TOKEN", READ_TOKEN),
+        ("REDWIND_TOKEN", READ_TOKEN),
+        ("AWS_ACCESS_KEY_ID", "canary-access-key"),
+        ("AWS_SECRET_ACCESS_KEY", "canary-secret-key"),
+        ("AWS_SESSION_TOKEN", "canary-session-token"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+    ];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let archive = folder.path().join("archive");
+    let store = StoreAddress { url: format!("file://{}", archive.display()), env: env.clone() };
+    let mut written = Written::default();
+
+    let guards = ["--operator-token-file", operator_file, "--log-level", EVERYTHING];
+    let mut agent = Agent::start(&server.url(), &store, &[QUICK, &guards].concat());
+    agent.wait_ready();
+    let grpc = agent.grpc().to_string();
+    let mut tell = |arguments: &[&str], code: i32| {
+        let ended = written.take(
+            &arguments.join(" "),
+            run(Some(&store).filter(|_| !["status", "snapshot"].contains(&arguments[0])), arguments),
+        );
+        ended.expect(code)
+    };
+    let _ = tell(&["check", "--source", &server.url()], 0);
+    let _ = tell(&["verify", "--agent", &grpc], 0);
+    let into = Server::start_with(flavor, ServerOptions::default().config(format!("requirepass {PASSWORD}")));
+    let _ = tell(&["restore", "--to", "latest", "--aof", folder.path().join("data").to_str().unwrap()], 0);
+    let _ = tell(&["list", "--audit"], 0);
+    let _ = tell(&["agent", "--help"], 0);
+    let _ = tell(&["status", "--help"], 0);
+    let token = [("REDWIND_TOKEN", OPERATOR_TOKEN)];
+    for (arguments, env, code) in [
+        (&["status", "--json", "--agent", &grpc][..], &[("REDWIND_TOKEN", READ_TOKEN)][..], 0),
+        (&["snapshot", "--agent", &grpc], &token, 0),
+        (&["snapshot", "--agent", &grpc], &[("REDWIND_TOKEN", READ_TOKEN)], 1),
+        (&["status", "--agent", &grpc], &[("REDWIND_TOKEN", "canary-unknown-0123456789")], 1),
+        (&["status", "--agent", "http://192.0.2.1:7"], &token, 2),
+        (&["status", "--agent", &grpc, "--token", "canary-on-the-command-line"], &[], 2),
+    ] {
+        let ended = written.take(&arguments.join(" "), run_with(None, arguments, env));
+        let _ = ended.expect(code);
+    }
+    let secret_url = format!("redis://:{PASSWORD}@{}", into.addr());
+    for (url, code) in [(secret_url, 0), (format!("redis://:canary-wrong@{}", into.addr()), 1)] {
+        let arguments = ["restore", "--to", "latest", "--force", "--into"];
+        // in the environment, and on the command line, which warns
+        let quiet = run_with(Some(&store), &arguments[..4], &[("REDWIND_INTO", &url)]);
+        assert!(!quiet.stderr.contains("process list"), "{}", quiet.stderr);
+        let _ = written.take("restore --into", quiet).expect(code);
+        let warned = run(Some(&store), &[&arguments[..], &[&url]].concat());
+        assert!(warned.stderr.contains("visible in the process list"), "{}", warned.stderr);
+        let _ = written.take("restore --into", warned).expect(code);
+    }
+    let wrong = [("REDWIND_SOURCE_PASSWORD", "canary-wrong-password")];
+    let ended = run_with(
+        Some(&StoreAddress { env: Vec::new(), ..store.clone() }),
+        &["check", "--source", &server.url(), "--source-user", "redwind"],
+        &wrong,
+    );
+    let _ = written.take("check with a wrong password", ended).expect(7);
+    let bucket = StoreAddress { url: "s3://bucket/prefix".to_owned(), env };
+    let _ = written.take("list of a store that is not there", run(Some(&bucket), &["list"])).expect(5);
+
+    for page in ["/metrics", "/healthz", "/readyz"] {
+        let told = http_get_with(agent.http(), page, &format!("Authorization: Bearer {READ_TOKEN}\r\n"));
+        let (status, body) = told.expect("the agent answers");
+        assert_eq!(status, 200, "{page}");
+        written.0.push((page.to_owned(), body.into_bytes()));
+    }
+    let cmdline = std::fs::read(format!("/proc/{}/cmdline", agent.pid())).unwrap();
+    written.0.push(("the process list".to_owned(), cmdline));
+    written.folder(&agent.spool());
+    assert_eq!(agent.stop().code(), Some(0), "{}", agent.log());
+    assert!(agent.log().contains("TRACE"), "nothing was told at that level");
+    written.0.push(("the agent's log".to_owned(), agent.log().into_bytes()));
+    written.folder(&archive);
+    written.assert_no_canary();
+}
+on_each_flavor!(no_secret_is_ever_shown: redis_7_0);

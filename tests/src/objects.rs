@@ -1,5 +1,7 @@
 //! Real object stores as child processes: S3 servers and Azure's emulator.
 
+mod users;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ pub struct ObjectServer {
     addr: SocketAddr,
     process: Process,
     folder: TempDir,
+    env: Vec<(String, String)>,
 }
 
 impl ObjectServer {
@@ -66,14 +69,19 @@ impl ObjectServer {
     /// # Panics
     /// When it is installed and does not start.
     pub fn start(kind: Kind, story: &str) -> Option<Self> {
+        Self::start_with(kind, story, &[])
+    }
+
+    fn start_with(kind: Kind, story: &str, env: &[(&str, &str)]) -> Option<Self> {
         if !kind.program().is_file() {
             skip(kind.name(), story);
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let process = spawn(kind, addr, &folder);
-        let mut server = Self { kind, addr, process, folder };
+        let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let process = spawn(kind, addr, &folder, &env);
+        let mut server = Self { kind, addr, process, folder, env };
         server.wait_listening();
         server.make_bucket();
         report(&format!("used {}", kind.name()), story);
@@ -147,13 +155,14 @@ impl ObjectServer {
     /// # Panics
     /// When it does not start.
     pub fn start_again(&mut self) {
-        self.process = spawn(self.kind, self.addr, &self.folder);
+        self.process = spawn(self.kind, self.addr, &self.folder, &self.env);
         self.wait_listening();
     }
 }
 
-fn spawn(kind: Kind, addr: SocketAddr, folder: &TempDir) -> Process {
+fn spawn(kind: Kind, addr: SocketAddr, folder: &TempDir, env: &[(String, String)]) -> Process {
     let mut server = command(kind.program());
+    server.envs(env.iter().cloned());
     let (port, data) = (addr.port().to_string(), folder.path().join("data"));
     match kind {
         Kind::Azurite => {

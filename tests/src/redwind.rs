@@ -336,9 +336,14 @@ fn spawn(launcher: &[String], arguments: &[String], store: &StoreAddress, folder
 
 /// A minimal HTTP/1.0 GET: no client library for three pages of plain text.
 pub fn http_get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
+    http_get_with(addr, path, "")
+}
+
+/// As [`http_get`], with more lines for the request's head, each with its line end.
+pub fn http_get_with(addr: SocketAddr, path: &str, head: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(poll::PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n{head}\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
