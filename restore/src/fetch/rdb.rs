@@ -106,13 +106,11 @@ async fn read(
         true => FetchError::MissingChunk { object: store.describe(&name) },
         false => FetchError::Store(error),
     })?;
-    let decoding = tokio::task::spawn_blocking(move || {
-        let mut rdb = buffers.take(entry.raw.min(CHUNK_RAW_BYTES_MAX) as usize);
-        chunk::decode_into(&object, id, &entry, &mut rdb).map(|()| buffers.lend(rdb))
+    let lender = buffers.clone();
+    let decoding = buffers.decode(move || {
+        let mut rdb = lender.take(entry.raw.min(CHUNK_RAW_BYTES_MAX) as usize);
+        chunk::decode_into(&object, id, &entry, &mut rdb).map(|()| lender.lend(rdb))
     });
-    let rdb = decoding
-        .await
-        .map_err(FetchError::Task)?
-        .map_err(|source| FetchError::Chunk { object: store.describe(&name), source })?;
+    let rdb = decoding.await?.map_err(|source| FetchError::Chunk { object: store.describe(&name), source })?;
     Ok(Piece::new(rdb, memory))
 }

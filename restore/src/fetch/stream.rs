@@ -172,12 +172,13 @@ async fn decode(
     let may_retry = |error: &ReadError| matches!(error, ReadError::Store(error) if error.advice() == Advice::Retry);
     let fetched = patiently(|| read::fetch(&store, &page, &name), may_retry);
     let bytes = fetched.await?;
-    let decoding = tokio::task::spawn_blocking(move || {
+    let lender = buffers.clone();
+    let decoding = buffers.decode(move || {
         let object = store.describe(&ObjectName::Segment(page.clone(), name));
         let segment = read::decode(&store, &marker, &page, &name, &bytes)?;
-        decompress(segment, &buffers, object, with_marks, &memory)
+        decompress(segment, &lender, object, with_marks, &memory)
     });
-    decoding.await.map_err(FetchError::Task)?
+    decoding.await?
 }
 
 fn decompress(
