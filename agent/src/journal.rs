@@ -14,7 +14,7 @@
 //! - a file leaves the spool only when its content counts as stored, so that kill -9 at any point
 //!   loses nothing that was reported;
 //! - memory stays bounded whatever disk and store do: the queue is 4 MiB, the sealer holds one batch, at
-//!   most 16 MiB of encoded bytes wait for the disk, the uploader holds at most 8 MiB; everything else
+//!   most 8 MiB of encoded bytes wait for the disk, the uploader holds at most 8 MiB; everything else
 //!   lies on disk, up to the spool's limit.
 
 mod candidacy;

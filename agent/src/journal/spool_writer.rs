@@ -22,8 +22,8 @@ use super::pending::{Pending, PendingSegment};
 use super::progress::{Board, SnapshotState};
 use super::spool::{SegmentFile, Spool, failed, is_no_room};
 
-/// Most encoded bytes that wait for the disk: half a second of what one primary can send, compressed.
-const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Most encoded bytes that wait for the disk: a fifth of a second of what one primary can send, compressed.
+const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Most orders that wait. Those without bytes are small.
 const ORDERS_QUEUED: usize = 256;
 /// Buffers kept for reuse.
