@@ -14,9 +14,9 @@ use crate::size::ByteSize;
 /// What the command line says about a run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Size of the load or of the dataset
-    #[arg(long, global = true, default_value = "1GiB")]
-    pub size: ByteSize,
+    /// Size of the load or of the dataset [default: 1GiB; 512MiB for snapshot, memory and restore]
+    #[arg(long, global = true)]
+    pub size: Option<ByteSize>,
 
     /// Rounds; within a round every consumer has its turn
     #[arg(long, global = true, default_value_t = 3)]
@@ -77,6 +77,11 @@ impl Lab {
     /// What the command line said.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The size asked for, or else this.
+    pub fn size(&self, default: u64) -> ByteSize {
+        self.options.size.unwrap_or(ByteSize(default))
     }
 
     /// The consumers to measure: those asked for, or else `all`.

@@ -80,17 +80,38 @@ impl Section {
     }
 }
 
+/// Every bound of several sections in one table.
+pub struct Summary<'a>(pub &'a [Section]);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scenario = |section: &Section| section.title.split(':').next().unwrap_or_default().to_owned();
+        let rows: Vec<_> = self
+            .0
+            .iter()
+            .flat_map(|section| {
+                section.bounds.iter().map(move |bound| [vec![scenario(section)], bound.cells()].concat())
+            })
+            .collect();
+        writeln!(f, "## summary\n")?;
+        table(f, &["scenario", "measure", "median (range)", "bound", "holds"].map(String::from), &rows)
+    }
+}
+
+impl Bound {
+    fn cells(&self) -> Vec<String> {
+        let held = if self.limit.holds(median(&self.values)) { "yes" } else { "**no**" };
+        vec![self.measure.clone(), spread(&self.values), self.limit.to_string(), held.to_owned()]
+    }
+}
+
 impl Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## {}\n", self.title)?;
         if !self.rows.is_empty() {
             table(f, &self.columns, &self.rows)?;
         }
-        let bounds = self.bounds.iter().map(|b| {
-            let held = if b.limit.holds(median(&b.values)) { "yes" } else { "**no**" };
-            vec![b.measure.clone(), spread(&b.values), b.limit.to_string(), held.to_owned()]
-        });
-        let bounds: Vec<_> = bounds.collect();
+        let bounds: Vec<_> = self.bounds.iter().map(Bound::cells).collect();
         if !bounds.is_empty() {
             table(f, &["measure", "median (range)", "bound", "holds"].map(String::from), &bounds)?;
         }
@@ -200,5 +221,7 @@ mod tests {
         section.bound("ratio", vec![0.3, 0.5, 0.4], Limit::AtMost(0.35));
         assert!(!section.holds());
         assert!(section.to_string().contains("| ratio | 0.40 (0.30-0.50) | ≤ 0.35 | **no** |"), "{section}");
+        let summary = Summary(&[section]).to_string();
+        assert!(summary.contains("| t | ratio | 0.40 (0.30-0.50) | ≤ 0.35 | **no** |"), "{summary}");
     }
 }

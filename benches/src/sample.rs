@@ -66,14 +66,21 @@ impl Peaks {
         if let Some(client) = primary {
             let memory = client.info("memory")?.number("mem_clients_slaves")?;
             self.replica_buffers = self.replica_buffers.max(memory);
-            let replicas = client.call(&["CLIENT", "LIST", "TYPE", "replica"])?;
-            self.replica_omem = self.replica_omem.max(largest_omem(&replicas));
+            self.replica_omem = self.replica_omem.max(replica_omem(client)?);
         }
         if let Some(pid) = consumer {
             self.consumer_resident = self.consumer_resident.max(usage::tree_resident(pid)?);
         }
         Ok(())
     }
+}
+
+/// The largest `omem` of a replica connection now, in bytes.
+///
+/// # Errors
+/// When the server does not answer.
+pub fn replica_omem(client: &mut Client) -> Result<u64> {
+    Ok(largest_omem(&client.call(&["CLIENT", "LIST", "TYPE", "replica"])?))
 }
 
 fn largest_omem(clients: &str) -> u64 {

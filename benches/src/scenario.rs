@@ -1,5 +1,6 @@
 //! What is measured, one module per scenario; each returns a [`crate::report::Section`].
 
+pub mod framing;
 pub mod ingest;
 pub mod latency;
 pub mod memory;

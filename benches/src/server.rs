@@ -135,6 +135,15 @@ impl Server {
         })
     }
 
+    /// Forgets the errors so far: what attaches may ask what it is allowed by being refused.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn forget_errors(&self) -> Result<()> {
+        self.client()?.call(&["CONFIG", "RESETSTAT"])?;
+        Ok(())
+    }
+
     /// Fails if any command was answered with an error: then the load was not what it says it is.
     ///
     /// # Errors

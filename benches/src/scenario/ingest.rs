@@ -8,7 +8,7 @@ use crate::lab::Lab;
 use crate::load::{Kind as LoadKind, Load};
 use crate::report::{Limit, Section, progress};
 use crate::scenario::paired::{self, Measured};
-use crate::size::MIB;
+use crate::size::{GIB, MIB};
 
 /// Runs the scenario.
 ///
@@ -16,12 +16,13 @@ use crate::size::MIB;
 /// When a run fails.
 pub fn run(lab: &Lab) -> Result<Section> {
     let options = lab.options();
-    progress(format_args!("making a load of {}", options.size));
-    let load = Load::new(LoadKind::Mix, options.size.0, options.seed).into_bytes();
+    let size = lab.size(GIB);
+    progress(format_args!("making a load of {size}"));
+    let load = Load::new(LoadKind::Mix, size.0, options.seed).into_bytes();
     let kinds = lab.consumers(&[Kind::None, Kind::Drain, Kind::Aof, Kind::AofNoRewrite, Kind::Agent]);
     let rounds = paired::rounds(lab, &kinds, &mut |primary| feed(primary.address(), &mut load.as_slice()))?;
 
-    let title = format!("ingest: {} of mixed commands, pipelined", options.size);
+    let title = format!("ingest: {size} of mixed commands, pipelined");
     let mut section = paired::section(title, &kinds, &rounds);
     let cpu = |m: &Measured| m.consumer_cpu_per_gib();
     let primary_cpu = |m: &Measured| m.primary_cpu.as_secs_f64();

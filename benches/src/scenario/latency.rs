@@ -13,7 +13,7 @@ use crate::report::{Limit, Section, progress, quantile};
 use crate::server::{Server, mark};
 
 /// Writes measured in a round.
-const WRITES: usize = 1000;
+const WRITES: usize = 500;
 /// Pause between writes. No divisor of a second, so that the writes meet the flush at every phase.
 const PAUSE: Duration = Duration::from_millis(37);
 /// A write that is not durable by then has failed the bench.

@@ -56,6 +56,7 @@ impl Measured {
 
         let pid = consumer.as_ref().map(|c| c.pid());
         let cpu_before = (cpu_time(primary.pid())?, pid.map_or(Ok(Duration::ZERO), cpu_time)?);
+        primary.forget_errors()?;
         let sampler = Sampler::start(Some(primary.address()), pid)?;
         let fed = load(&primary).context("apply the load")?;
         let fed_at = Instant::now();

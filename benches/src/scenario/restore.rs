@@ -1,6 +1,7 @@
 //! From an archive to a loaded server, beside the same files copied and the same data replicated natively.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,11 +13,11 @@ use crate::fake_primary::FakePrimary;
 use crate::feed::feed;
 use crate::lab::Lab;
 use crate::load::{Kind as LoadKind, Load};
-use crate::process::{self, wait_for};
+use crate::process::{self, Process, wait_for};
 use crate::report::{Limit, Section, per_gib, progress, spread};
 use crate::scenario::sustained;
-use crate::server::Server;
-use crate::size::{GIB, MIB};
+use crate::server::{Server, free_port};
+use crate::size::{ByteSize, GIB, MIB};
 
 /// Anything that takes longer has failed the bench.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -30,6 +31,7 @@ struct Figures {
     load_restored: Vec<f64>,
     copy: Vec<f64>,
     load_copy: Vec<f64>,
+    served: Vec<f64>,
     native: Vec<f64>,
     replayed: Vec<f64>,
 }
@@ -39,18 +41,20 @@ struct Figures {
 /// # Errors
 /// When anything of it fails.
 pub fn run(lab: &Lab) -> Result<Section> {
-    let size = lab.options().size;
+    let size = size(lab);
     let directory = lab.directory("restore")?;
     let base = make_base(lab, &directory)?;
     let stream = directory.join("stream");
-    sustained::record(lab, &directory, &stream)?;
+    sustained::record(lab, size, &directory, &stream)?;
     let archive = if lab.agent_wanted() { Some(make_archive(lab, &directory, &base)?) } else { None };
 
     let mut figures = Figures::default();
     for round in 1..=lab.options().rounds {
         if let Some(archive) = &archive {
             progress(format_args!("round {round}: restore --aof and a copy of its files"));
-            append_only_files(lab, archive, &mut figures)?;
+            append_only_files(lab, &archive.store, &mut figures)?;
+            progress(format_args!("round {round}: restore --serve"));
+            figures.served.push(served(lab, archive)?.as_secs_f64());
         }
         progress(format_args!("round {round}: native replication"));
         figures.native.push(native(lab, &base)?.as_secs_f64());
@@ -73,6 +77,7 @@ impl Figures {
         row("server loads what was restored", &self.load_restored, &[], &[]);
         row("copy of the same files, synced", &self.copy, &[], &[]);
         row("server loads the copy", &self.load_copy, &[], &[]);
+        row("redwind restore --serve, until a server holds it", &self.served, &[], &[]);
         row("native: full sync, then the stream as it is made", &self.native, &[], &[]);
         row("floor: full sync and stream from files", &self.replayed, &[], &[]);
         section.bound("restore, own CPU s per GiB", self.restore_cpu_per_gib.clone(), Limit::AtMost(1.5));
@@ -80,8 +85,14 @@ impl Figures {
         let peer = self.copy.iter().zip(&self.load_copy).map(|(a, b)| a + b);
         let ratios = own.zip(peer).map(|(o, p)| o / p).collect();
         section.bound("wall: restore --aof + load / copy + load", ratios, Limit::AtMost(1.10));
+        let ratios = self.served.iter().zip(&self.native).map(|(served, native)| served / native).collect();
+        section.bound("wall: restore --serve / native full sync and stream", ratios, Limit::AtMost(1.10));
         section
     }
+}
+
+fn size(lab: &Lab) -> ByteSize {
+    lab.size(512 * MIB)
 }
 
 /// Writes the RDB of the dataset and returns where.
@@ -89,14 +100,20 @@ fn make_base(lab: &Lab, directory: &Path) -> Result<PathBuf> {
     progress("making the dataset");
     let data = directory.join("base");
     let server = Server::start(lab.programs(), &data, &[])?;
-    feed(server.address(), &mut Load::dataset(lab.options().size.0, lab.options().seed))?;
+    feed(server.address(), &mut Load::dataset(size(lab).0, lab.options().seed))?;
     server.expect_no_errors()?;
     server.client()?.call(&["SAVE"])?;
     Ok(data.join("dump.rdb"))
 }
 
+/// An archive, and the offset up to which it must be restored.
+struct Archive {
+    store: Store,
+    end: u64,
+}
+
 /// Archives the dataset and the mixed load on top of it.
-fn make_archive(lab: &Lab, directory: &Path, base: &Path) -> Result<Store> {
+fn make_archive(lab: &Lab, directory: &Path, base: &Path) -> Result<Archive> {
     progress("making the archive");
     let (primary, at) = loaded_server(lab, base, "archived")?;
     let mut agent = Agent::start(lab.redwind()?, primary.address(), Store::file(directory), directory)?;
@@ -107,11 +124,12 @@ fn make_archive(lab: &Lab, directory: &Path, base: &Path) -> Result<Store> {
     agent.stop()?;
     drop(primary);
     lab.discard(&at)?;
-    Ok(Store::file(directory))
+    Ok(Archive { store: Store::file(directory), end })
 }
 
 fn feed_mix(lab: &Lab, primary: &Server) -> Result<()> {
-    feed(primary.address(), &mut Load::new(LoadKind::Mix, lab.options().size.0, lab.options().seed))?;
+    primary.forget_errors()?;
+    feed(primary.address(), &mut Load::new(LoadKind::Mix, size(lab).0, lab.options().seed))?;
     primary.expect_no_errors()
 }
 
@@ -168,6 +186,37 @@ fn copy_and_sync(from: &Path, to: &Path) -> Result<()> {
     Ok(File::open(to)?.sync_all()?)
 }
 
+/// An empty replica attaches to `restore --serve` and takes everything.
+fn served(lab: &Lab, archive: &Archive) -> Result<Duration> {
+    let at = lab.directory("served")?;
+    let log = at.join("serve.log");
+    let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()?).into();
+    let mut command = Command::new(lab.redwind()?);
+    command.args(["restore", "--store", &archive.store.url, "--to", "latest", "--json"]);
+    command.args(["--serve", &address.to_string()]);
+    let started = Instant::now();
+    let mut restorer = Process::spawn("redwind restore --serve", command, log.clone())?;
+    let password = wait_for("the password of restore --serve", PATIENCE, || {
+        restorer.expect_running()?;
+        Ok(password_in(&fs::read_to_string(&log)?))
+    })?;
+    let replicaof = format!("{} {}", address.ip(), address.port());
+    let settings = ["--masterauth", &password, "--replicaof", &replicaof];
+    let replica = Server::start(lab.programs(), &at.join("replica"), &settings)?;
+    reached(&replica, archive.end)?;
+    let wall = started.elapsed();
+    drop((replica, restorer));
+    lab.discard(&at)?;
+    Ok(wall)
+}
+
+/// The value of the field `password` in JSON.
+fn password_in(json: &str) -> Option<String> {
+    let (_, after) = json.split_once("\"password\"")?;
+    let (_, value) = after.split_once('"')?;
+    Some(value.split_once('"')?.0.to_owned())
+}
+
 /// An empty replica attaches to a primary with the dataset, and once it is in sync the load is made there.
 fn native(lab: &Lab, base: &Path) -> Result<Duration> {
     let (primary, at) = loaded_server(lab, base, "native")?;
@@ -196,7 +245,7 @@ fn replayed(lab: &Lab, base: &Path, stream: &Path) -> Result<Duration> {
     Ok(wall)
 }
 
-fn empty_replica(lab: &Lab, primary: std::net::SocketAddr, at: &Path) -> Result<Server> {
+fn empty_replica(lab: &Lab, primary: SocketAddr, at: &Path) -> Result<Server> {
     let replicaof = format!("{} {}", primary.ip(), primary.port());
     Server::start(lab.programs(), &at.join("replica"), &["--replicaof", &replicaof])
 }
@@ -208,4 +257,16 @@ fn reached(replica: &Server, offset: u64) -> Result<()> {
         let up = info.text("master_link_status") == Some("up");
         Ok((up && info.number("slave_repl_offset")? >= offset).then_some(()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_counts_once_all_of_it_is_there() {
+        let line = r#"{"address":"127.0.0.1:1","password":"0af"}"#;
+        assert_eq!(password_in(line).as_deref(), Some("0af"));
+        assert_eq!(password_in(&line[..line.len() - 2]), None);
+    }
 }

@@ -11,6 +11,7 @@ use crate::process;
 use crate::report::{Limit, Section};
 use crate::scenario::paired::{self, Measured};
 use crate::server::Server;
+use crate::size::GIB;
 
 /// Bytes of a value, as in the published figures of the servers' own benchmark.
 const VALUE: u64 = 400;
@@ -27,7 +28,7 @@ const KEYS: &str = "100000";
 /// When a run fails.
 pub fn run(lab: &Lab) -> Result<Section> {
     // A fifth of the size of the pipelined load: a primary makes far less of this per second.
-    let writes = (lab.options().size.0 / 5 / COMMAND).max(1000);
+    let writes = (lab.size(GIB).0 / 5 / COMMAND).max(1000);
     let kinds = lab.consumers(&[Kind::None, Kind::Drain, Kind::Aof, Kind::Agent]);
     let rounds = paired::rounds(lab, &kinds, &mut |primary| benchmark(lab, primary, writes))?;
 

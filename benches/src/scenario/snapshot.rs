@@ -29,7 +29,7 @@ struct Copy {
 /// # Errors
 /// When a run fails.
 pub fn run(lab: &Lab) -> Result<Section> {
-    let size = lab.options().size;
+    let size = lab.size(512 * MIB);
     let directory = lab.directory("snapshot")?;
     let primary = Server::start(lab.programs(), &directory.join("primary"), &[])?;
     progress(format_args!("loading a dataset of {size}"));

@@ -13,7 +13,7 @@ use crate::load::{Kind as LoadKind, Load};
 use crate::process::wait_for;
 use crate::report::{Limit, Section, progress, spread};
 use crate::server::Server;
-use crate::size::MIB;
+use crate::size::{ByteSize, GIB, MIB};
 use crate::usage::{cpu_time, peak_resident};
 
 /// A consumer that has not caught up by then has failed the bench.
@@ -44,7 +44,8 @@ impl Replayed {
 pub fn run(lab: &Lab) -> Result<Section> {
     let directory = lab.directory("recorded")?;
     let stream = directory.join("stream");
-    record(lab, &directory, &stream)?;
+    let size = lab.size(GIB);
+    record(lab, size, &directory, &stream)?;
     let kinds = lab.consumers(&[Kind::Drain, Kind::Aof, Kind::Agent]);
     let mut runs = Vec::new();
     for round in 1..=lab.options().rounds {
@@ -54,7 +55,7 @@ pub fn run(lab: &Lab) -> Result<Section> {
         }
     }
 
-    let title = format!("sustained: a recorded stream of {} at line rate", lab.options().size);
+    let title = format!("sustained: a recorded stream of {size} at line rate");
     let columns = ["consumer", "stream MB per CPU s", "stream MB/s", "CPU s", "wall s", "peak RSS MiB"];
     let mut section = Section::new(title, &columns);
     for &kind in &kinds {
@@ -76,17 +77,17 @@ pub fn run(lab: &Lab) -> Result<Section> {
     Ok(section)
 }
 
-/// Writes the stream that a real primary makes of the mixed load to `stream`.
+/// Writes the stream that a real primary makes of `size` of the mixed load to `stream`.
 ///
 /// # Errors
 /// When the primary or the recorder fails.
-pub fn record(lab: &Lab, directory: &Path, stream: &Path) -> Result<()> {
+pub fn record(lab: &Lab, size: ByteSize, directory: &Path, stream: &Path) -> Result<()> {
     progress("recording a stream");
     let primary = Server::start(lab.programs(), &directory.join("recorded-primary"), &[])?;
     let mut drain = Drain::start(primary.address(), Some(stream), directory)?;
     let position = |drain: &mut Drain| crate::consumer::Consumer::position(drain, &primary);
     wait_for("the recorder's attaching", PATIENCE, || Ok((position(&mut drain)? > 0).then_some(())))?;
-    feed(primary.address(), &mut Load::new(LoadKind::Mix, lab.options().size.0, lab.options().seed))?;
+    feed(primary.address(), &mut Load::new(LoadKind::Mix, size.0, lab.options().seed))?;
     let end = primary.mark()?;
     wait_for("the end of the recording", PATIENCE, || Ok((position(&mut drain)? >= end).then_some(())))?;
     primary.expect_no_errors()
