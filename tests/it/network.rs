@@ -214,6 +214,29 @@ fn words(words: &[&str]) -> Vec<Vec<u8>> {
     words.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
+/// While nothing passes, in either direction, the agent cannot know that nothing is sent: what comes then
+/// is late, although its socket was empty all the time.
+fn what_a_network_held_back_is_late(flavor: &Flavor) {
+    let server = Server::start(flavor);
+    let proxy = Proxy::start(server.addr());
+    let mut following = Following::start_at(flavor, &format!("redis://{}", proxy.addr()), QUICK);
+    following.wait_restorable();
+    let mut cli = server.cli();
+    cli.command(&["SET", "side", "before"]);
+    confirmed(&mut cli);
+    proxy.set_flow(Flow::Stall);
+    cli.command(&["SET", "side", "held back"]);
+    // longer than the agent goes without asking, and than it waits for an answer
+    std::thread::sleep(Duration::from_secs(10));
+    let inside = now();
+    proxy.set_flow(Flow::Free);
+    confirmed(&mut cli);
+    let _ = following.plan(&inside.to_string()).expect(3);
+    assert_eq!(following.restored("latest").get("side"), "held back");
+    following.verify();
+}
+on_each_flavor!(what_a_network_held_back_is_late: redis_7_0);
+
 /// After an absence the server sends what it kept: however slowly that comes, it is late until all of
 /// it is there, although the socket is empty again and again.
 fn what_trickles_in_after_an_absence_is_late(flavor: &Flavor) {

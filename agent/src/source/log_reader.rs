@@ -290,11 +290,11 @@ impl<'a> LogReader<'a> {
         }
     }
 
-    /// If the socket is empty, and the server has no more for us than was read, everything that came
-    /// before has been read, and what comes next will not be late.
+    /// If the socket is empty, the server has no more for us than was read, and the network brings what is
+    /// sent, then everything that came before has been read, and what comes next will not be late.
     async fn look(&mut self) -> Result<bool, JournalError> {
         let empty = self.probe.is_empty();
-        if empty && self.collector.end() >= self.owed_until() {
+        if empty && self.collector.end() >= self.owed_until() && !self.signals.is_in_doubt(Instant::now()) {
             self.attention.empty(Moment::now(&self.context.clock));
             self.leave_lateness().await?;
         }

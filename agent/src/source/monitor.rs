@@ -37,6 +37,9 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 const CLOCK_DRIFT_MAX: Duration = Duration::from_millis(200);
 /// Least time between two looks for a shutdown.
 const SHUTDOWN_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// A server answers INFO at once, a busy one within a moment; after so long without an answer it is the
+/// network that is in doubt.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// The first release that can send a snapshot on a connection of its own (`rdb-only`).
 const VERSION_MIN: Version = Version::new(6, 2, 0);
 
@@ -139,11 +142,34 @@ pub(super) struct MonitorSignals {
     pub(super) shutdown: watch::Sender<Option<Offset>>,
     /// The server was reached at this moment, and its stream ended there.
     pub(super) seen: watch::Sender<Option<(Offset, Instant)>>,
+    /// Since when a question to the server has been without an answer.
+    unanswered: watch::Sender<Option<Instant>>,
 }
 
 impl MonitorSignals {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { getack: Notify::new(), shutdown: watch::Sender::new(None), seen: watch::Sender::new(None) })
+        Arc::new(Self {
+            getack: Notify::new(),
+            shutdown: watch::Sender::new(None),
+            seen: watch::Sender::new(None),
+            unanswered: watch::Sender::new(None),
+        })
+    }
+
+    /// Whether the network may be holding back what the server has sent: it does not even bring the
+    /// answer to a question.
+    pub(super) fn is_in_doubt(&self, now: Instant) -> bool {
+        self.unanswered.borrow().is_some_and(|since| now >= since + ANSWER_MAX)
+    }
+
+    /// The server is being asked.
+    pub(super) fn ask(&self, now: Instant) {
+        self.unanswered.send_if_modified(|since| since.replace(since.unwrap_or(now)).is_none());
+    }
+
+    /// It has answered, or whatever stands before it has: the network brings what is sent.
+    fn answered(&self) {
+        self.unanswered.send_if_modified(|since| since.take().is_some());
     }
 }
 
@@ -223,7 +249,13 @@ impl Monitor {
     }
 
     async fn look_at_offset(&mut self) -> Result<(), LinkError> {
-        let end = Offset(self.connection().await?.info_replication().await?.master_repl_offset);
+        self.signals.ask(Instant::now());
+        let asking = async { self.connection().await?.info_replication().await };
+        let answer = asking.await;
+        if !matches!(answer, Err(LinkError::Timeout { .. })) {
+            self.signals.answered();
+        }
+        let end = Offset(answer?.master_repl_offset);
         self.signals.seen.send_replace(Some((end, Instant::now())));
         let now = self.clock.now();
         self.link.update(|state| state.master_repl_offset = Some((end, now)));
