@@ -20,7 +20,7 @@ REDWIND_SOAK_KILLS=${1:-300} REDWIND_OUTAGE_SECONDS=${2:-600} REDWIND_TEST_FIGUR
   soak:: machine:: network:: outages:: server_faults:: failover:: >&2 || status=$?
 
 # lines: fault, story, server, runs, writes acknowledged, lost, gaps, seconds to recover
-sort "$figures" | awk -F '\t' '
+awk -F '\t' '
   BEGIN {
     print "| fault | story | servers | runs | acknowledged | lost | gaps | recovery |"
     print "|---|---|---|--:|--:|--:|--:|--:|"
@@ -36,5 +36,5 @@ sort "$figures" | awk -F '\t' '
       printf "| %s | `%s` | %s | %d | %d | %d | %d | %.1f s |\n", part[1], part[2], servers[key], \
         runs[key], acknowledged[key], lost[key], gaps[key], recovery[key]
     }
-  }'
+  }' "$figures"
 exit $status

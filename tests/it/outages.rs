@@ -154,7 +154,7 @@ fn a_long_outage_is_spooled(flavor: &Flavor) {
     let outage = Duration::from_secs(seed::number("REDWIND_OUTAGE_SECONDS", 30));
     let Some(mut stored) = Stored::start(flavor, story) else { return };
     let ledger = Ledger::start(&stored.server, stored.rng.u64(..));
-    let load = Load::start(&stored.server, Workload::new(stored.rng.u64(..), flavor));
+    let (mut cli, mut workload) = (stored.server.cli(), Workload::new(stored.rng.u64(..), flavor));
     ledger.recovered();
     let began = Instant::now();
     while began.elapsed() < outage {
@@ -164,7 +164,12 @@ fn a_long_outage_is_spooled(flavor: &Flavor) {
             _ => Fault::Dropped,
         };
         stored.faults.set(vec![Rule::any(100, fault)]);
-        std::thread::sleep((outage / 6).min(Duration::from_secs(30)));
+        let (until, pause) = (Instant::now() + (outage / 6).min(Duration::from_secs(30)), Duration::from_millis(100));
+        // some megabytes a second: less than fills the spool in ten minutes
+        while Instant::now() < until {
+            workload.run(&mut cli, 20);
+            std::thread::sleep(pause);
+        }
     }
     let confirmed = ledger.account().confirmed;
     let metric = |name: &str| {
@@ -176,7 +181,6 @@ fn a_long_outage_is_spooled(flavor: &Flavor) {
     stored.faults.clear();
     let mut figures = Figures::default();
     figures.run(ledger.recovery(Instant::now(), 4 * poll::PATIENCE));
-    load.stop();
     let account = ledger.stop();
     assert!(account.confirmed > confirmed, "{confirmed} of {account:?}");
     figures.acknowledged = account.confirmed;
