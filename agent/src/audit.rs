@@ -52,7 +52,7 @@ impl AuditLog {
     /// # Errors
     /// When too many wait.
     pub fn enter(&self, event: AuditEvent) -> Result<(), AuditFull> {
-        tracing::info!(event = ?event, "asked for");
+        tracing::info!(?event, "for the audit log");
         self.entries.try_send(AuditEntry::now(self.archive, event)).map_err(|_| AuditFull)
     }
 }

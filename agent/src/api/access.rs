@@ -134,4 +134,4 @@ impl AccessKeeper {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

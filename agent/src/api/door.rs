@@ -28,7 +28,7 @@ const CONNECTIONS_MAX: usize = 128;
 /// How long a peer may take from connecting to its first request that it may make.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(20);
 /// Before accepting is tried again, when the system refuses: it is out of file descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// A listening interface.
 pub(super) struct Door {

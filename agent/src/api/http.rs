@@ -136,9 +136,12 @@ fn obstacle(status: &SourceStatus) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::access::tests::write_identity;
     use crate::api::status::tests::Parts;
     use crate::config::{AccessConfig, TokenSource};
     use crate::source::Phase;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
@@ -204,6 +207,54 @@ mod tests {
         assert!(get(address, &with_token("/metrics")).await.starts_with("HTTP/1.1 200"));
         let told = get(address, &with_token("/readyz")).await;
         assert!(told.ends_with("the agent is opening the archive\n"), "{told}");
+    }
+
+    /// The answer to a request inside TLS, with the client's certificate or without.
+    async fn get_encrypted(address: std::net::SocketAddr, folder: &std::path::Path, known: bool, page: &str) -> String {
+        let pem = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        let certificate = || CertificateDer::from_pem_slice(&pem("cert.pem")).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_root_certificates(roots);
+        let config = if known {
+            let key = PrivateKeyDer::from_pem_slice(&pem("key.pem")).unwrap();
+            builder.with_client_auth_cert(vec![certificate()], key).unwrap()
+        } else {
+            builder.with_no_client_auth()
+        };
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        let request = format!("GET {page} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn inside_tls_a_certificate_opens_what_health_does_not_need() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let access = Access::load(&write_identity(folder.path())).await.unwrap().0;
+        tokio::spawn(serve(listener, access, Metrics::detached(), Arc::default(), CancellationToken::new()));
+        for (page, known, expected) in [
+            ("/metrics", true, "HTTP/1.1 200"),
+            ("/metrics", false, "HTTP/1.1 403"),
+            ("/healthz", false, "HTTP/1.1 200"),
+        ] {
+            let answer = get_encrypted(address, folder.path(), known, page).await;
+            assert!(answer.starts_with(expected), "{page}: {answer}");
+        }
+        // Without TLS there is no answer at all.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: agent\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _end = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP"), "answered without TLS");
     }
 
     #[test]

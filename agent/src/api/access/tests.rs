@@ -26,8 +26,8 @@ fn judged(access: &Access, authorization: Option<&str>) -> Result<Role, Refusal>
     access.judge(&peer(false), authorization.map(str::as_bytes)).map(|caller| caller.role)
 }
 
-/// An authority, and what it vouches for, in a folder.
-fn write_identity(folder: &Path) -> AccessConfig {
+/// A certificate that is its own authority, in a folder; the settings that ask a client for the same.
+pub(crate) fn write_identity(folder: &Path) -> AccessConfig {
     let rcgen::CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let write = |name: &str, pem: String| {
