@@ -6,9 +6,11 @@
 //! elsewhere. [`synthetic`] is a store whose archive is too large to be made, and is listed all the
 //! same.
 
+mod harm;
 mod objects;
 pub mod synthetic;
 
+pub use harm::{Harm, kind};
 pub use objects::Objects;
 
 use redwind_stream::{Framer, FramerState, RecordKind};
@@ -53,7 +55,11 @@ pub fn server() -> Server {
 /// An RDB that any server loads: no keys, one auxiliary field, a right checksum.
 #[must_use]
 pub fn empty_rdb() -> Vec<u8> {
-    let mut rdb = b"REDIS0010\xfa\x09redis-ver\x067.0.15\xff".to_vec();
+    rdb("7.0.15")
+}
+
+fn rdb(version: &str) -> Vec<u8> {
+    let mut rdb = [b"REDIS0010\xfa\x09redis-ver\x06", version.as_bytes(), b"\xff"].concat();
     rdb.extend(crc64(&rdb).to_le_bytes());
     rdb
 }
@@ -100,6 +106,8 @@ pub struct Writer {
     log: Option<Log>,
     /// The newest snapshot that it knows of.
     snapshot: Option<Ulid>,
+    /// Which of several runs that put objects of the same names.
+    run: u8,
     ids: u128,
 }
 
@@ -116,6 +124,17 @@ impl Writer {
     /// Makes an archive and claims its first term. Archives with other seeds have other ids.
     #[must_use]
     pub fn create(seed: u32) -> Self {
+        Self::run(seed, 0)
+    }
+
+    /// As [`create`](Self::create), and makes the same archive with the same names once more: another run
+    /// of the agent, of which what names do not tell is different.
+    #[must_use]
+    pub fn create_again(seed: u32) -> Self {
+        Self::run(seed, 1)
+    }
+
+    fn run(seed: u32, run: u8) -> Self {
         let archive = Ulid::from_parts(at(0.0).0 / 1000, u128::from(seed) + 1);
         let writer = Self {
             objects: Objects::default(),
@@ -127,6 +146,7 @@ impl Writer {
             late_since: None,
             log: None,
             snapshot: None,
+            run,
             ids: u128::from(seed) << 64,
         };
         let marker =
@@ -140,7 +160,7 @@ impl Writer {
     pub fn succeed(&self) -> Self {
         let term = self.term.next();
         let ids = self.ids + (1 << 32);
-        let writer = Ulid::from_parts(at(0.0).0 / 1000 + term.0, ids);
+        let writer = Ulid::from_parts(at(0.0).0 / 1000 + term.0, ids + (u128::from(self.run) << 16));
         let claim = TermClaim {
             term,
             writer,
@@ -328,7 +348,7 @@ impl Writer {
     /// Takes a snapshot of an empty server at an offset, in three chunks.
     pub fn snapshot_at(&mut self, offset: Offset, time: Timestamp) -> Manifest {
         let snapshot = self.new_id(time);
-        let rdb = empty_rdb();
+        let rdb = rdb(&format!("7.0.1{}", 5 + self.run));
         let mut chunks = Vec::new();
         for (number, piece) in rdb.chunks(rdb.len().div_ceil(3)).enumerate() {
             let number = number as u32;

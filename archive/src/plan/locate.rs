@@ -247,13 +247,23 @@ impl<'a> Locator<'a> {
         let last = self.last_segment(page, |segment| segment.start < boundary).await?;
         let Some((page, segment)) = last.filter(|(_, segment)| boundary <= segment.end) else { return Ok(unnamed) };
         let mut last = None;
-        self.scan(page, &segment, |ended| {
-            if ended.end == boundary {
-                last = Some(ended);
+        let scanned = self
+            .scan(page, &segment, |ended| {
+                if ended.end == boundary {
+                    last = Some(ended);
+                }
+                ended.end < boundary
+            })
+            .await;
+        match scanned {
+            // The snapshot there needs nothing before it.
+            Err(error)
+                if error.is_damage() && self.log.snapshots.iter().any(|snapshot| snapshot.offset == boundary) =>
+            {
+                return Ok(unnamed);
             }
-            ended.end < boundary
-        })
-        .await?;
+            scanned => drop(scanned?),
+        }
         Ok(last.map_or(unnamed, |ended| ended.cut(self.log.start.history)))
     }
 

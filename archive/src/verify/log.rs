@@ -49,7 +49,7 @@ pub(super) async fn check(
             report.read(length);
             match segment {
                 Ok(segment) => {
-                    check_writer(&segment, &mut mentions.writers, report);
+                    check_writer(&object, &segment, &mut mentions.writers, report);
                     if counts {
                         if let Some(snapshot) = segment.header.snapshot {
                             mentions.snapshots.entry(snapshot).or_insert_with(|| object.clone());
@@ -86,11 +86,11 @@ async fn decode(
 }
 
 /// Checks that the term was claimed by the writer of its segments; says so once.
-fn check_writer(segment: &Segment, writers: &mut Writers, report: &mut Report) {
+fn check_writer(object: &ObjectName, segment: &Segment, writers: &mut Writers, report: &mut Report) {
     let (term, writer) = (segment.header.term, segment.header.writer);
     if writers.get(&term).is_some_and(|claimed| *claimed != writer) {
         writers.remove(&term);
-        report.damage(&ObjectName::Term(term), format!("it names another writer than the term's segments, {writer}"));
+        report.damage(&ObjectName::Term(term), format!("it names another writer than {object} does, {writer}"));
     }
 }
 
