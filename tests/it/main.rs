@@ -5,6 +5,7 @@
 
 mod access;
 mod connecting;
+mod damage;
 mod failover;
 mod faults;
 mod harness;

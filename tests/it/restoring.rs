@@ -8,18 +8,14 @@ use redwind_tests::server::{Server, ServerOptions};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{
     Following, Load, QUICK, Serving, assert_lasting_same, assert_restored, patient_server, restored_rdb,
+    server_in_database_3,
 };
 use redwind_tests::workload::Workload;
 use redwind_tests::{on_each_flavor, poll};
 
 /// The product's promise, from end to end, by the binary alone.
 fn restores_every_mark(flavor: &Flavor) {
-    let server = patient_server(flavor);
-    let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
-    workload.prelude(&mut cli);
-    // the stream does not begin in database 0
-    cli.command(&["SELECT", "3"]);
-    cli.command(&["SET", "last", "before the agent"]);
+    let (server, mut cli, mut workload) = server_in_database_3(flavor);
     let following = Following::start(&server);
     let mut marks = vec![following.mark("before the workload", &server)];
     for round in 1..=3 {

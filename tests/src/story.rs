@@ -18,7 +18,7 @@ use crate::oracle::capture_suspended;
 use crate::poll;
 use crate::process::command;
 use crate::redwind::{Agent, Finished, Stage, StoreAddress, binary, list, restore, verify};
-use crate::server::{Server, ServerOptions};
+use crate::server::{Cli, Server, ServerOptions};
 use crate::servers::Flavor;
 use crate::workload::Workload;
 
@@ -28,6 +28,17 @@ pub const QUICK: &[&str] = &["--flush-interval", "100ms"];
 /// A server whose backlog outlasts whatever a story does while nobody follows it.
 pub fn patient_server(flavor: &Flavor) -> Server {
     Server::start_with(flavor, ServerOptions::default().config("repl-backlog-size 256mb"))
+}
+
+/// A server that holds something of every kind and whose stream does not go on in database 0, with what
+/// makes it go on.
+pub fn server_in_database_3(flavor: &Flavor) -> (Server, Cli, Workload) {
+    let server = patient_server(flavor);
+    let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
+    workload.prelude(&mut cli);
+    cli.command(&["SELECT", "3"]);
+    cli.command(&["SET", "last", "before the agent"]);
+    (server, cli, workload)
 }
 
 /// An agent, and its archive in a folder.

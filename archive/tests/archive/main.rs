@@ -1,6 +1,7 @@
 //! Archives as writers leave them, and what readers make of them: plans, summaries, verification.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
 mod damage;
 mod decoder;
