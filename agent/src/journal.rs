@@ -189,6 +189,8 @@ impl Journal {
             _ended: ended.clone().drop_guard(),
             upstream: Arc::clone(&upstream),
         };
+        // It may have taken long since the claim.
+        upstream.suspicion.notify_one();
         let compression_level = settings.compression_level;
         let sender = Mutex::new(Some(sender));
         Ok((Self { upstream, tail, sender, received, snapshots, compression_level, ended }, tasks))

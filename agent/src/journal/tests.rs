@@ -7,6 +7,7 @@ mod faulty;
 mod fencing;
 mod flow;
 mod property;
+mod simulation;
 mod snapshots;
 
 use std::sync::Arc;
@@ -97,27 +98,31 @@ impl Rig {
         Ok(Agent { journal, sender, run: tokio::spawn(tasks.run()), cancel, clock: Arc::clone(&self.clock) })
     }
 
-    /// What the archive holds of a history: every segment checked, chained, in catalog order.
+    /// What the archive holds of a history.
     async fn stored(&self, history: HistoryId) -> Vec<u8> {
-        let store = self.source();
-        let catalog = Catalog::open(&store).await.unwrap();
-        let Some(log) = catalog.history(history) else { return Vec::new() };
-        let (mut bytes, mut chain) = (Vec::new(), Chain::new());
-        for (index, page) in log.pages.iter().enumerate() {
-            for (name, _) in log.segments(&store, index).await.unwrap() {
-                let segment = read::read(&store, &catalog.marker, page, &name).await.unwrap();
-                chain.push(&segment.header, &segment.trailer).unwrap();
-                assert_eq!(segment.header.start, START.advance(bytes.len() as u64));
-                let mut framer = Framer::new(None);
-                framer.push(&bytes, |_| {}).unwrap();
-                assert_eq!(segment.header.framer, framer.state());
-                for block in &segment.blocks {
-                    bytes.extend_from_slice(&block.bytes().unwrap());
-                }
+        stored_in(&self.source(), history).await
+    }
+}
+
+/// What an archive holds of a history: every segment checked, chained, in catalog order.
+async fn stored_in(store: &SourceStore, history: HistoryId) -> Vec<u8> {
+    let catalog = Catalog::open(store).await.unwrap();
+    let Some(log) = catalog.history(history) else { return Vec::new() };
+    let (mut bytes, mut chain, mut framer) = (Vec::new(), Chain::new(), Framer::new(None));
+    for (index, page) in log.pages.iter().enumerate() {
+        for (name, _) in log.segments(store, index).await.unwrap() {
+            let segment = read::read(store, &catalog.marker, page, &name).await.unwrap();
+            chain.push(&segment.header, &segment.trailer).unwrap();
+            assert_eq!(segment.header.start, START.advance(bytes.len() as u64));
+            assert_eq!(segment.header.framer, framer.state());
+            for block in &segment.blocks {
+                let piece = block.bytes().unwrap();
+                framer.push(&piece, |_| {}).unwrap();
+                bytes.extend_from_slice(&piece);
             }
         }
-        bytes
     }
+    bytes
 }
 
 /// A journal that runs.

@@ -9,11 +9,15 @@ use super::*;
 use crate::journal::{SnapshotFacts, SnapshotWriter};
 
 fn facts(rig: &Rig, position: Position, bytes: u64) -> SnapshotFacts {
+    facts_at(&rig.clock, position, bytes)
+}
+
+pub(super) fn facts_at(clock: &Clock, position: Position, bytes: u64) -> SnapshotFacts {
     SnapshotFacts {
         position,
         replication_id: ID,
-        time: rig.clock.now(),
-        began: rig.clock.now(),
+        time: clock.now(),
+        began: clock.now(),
         rdb: RdbInfo {
             format: RdbFormat::Redis,
             version: 11,
