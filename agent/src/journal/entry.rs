@@ -224,6 +224,11 @@ impl EntrySender {
 
 #[cfg(test)]
 impl EntrySender {
+    /// Whether everything handed over has been taken out of the queue.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.capacity() == self.queue.max_capacity()
+    }
+
     /// A sender whose entries the test receives itself.
     pub(crate) fn for_tests(point: Option<ResumePoint>) -> (Self, mpsc::Receiver<Entry>) {
         Self::new(Term(1), Tail::new(point), Buffers::default(), Arc::default())

@@ -1,5 +1,7 @@
 //! The protocol by which one of many agents writes the archive, in a world where every delay, lost
 //! request, lost answer, crash and pause follows from a seed, and time passes only when nothing else can.
+//! (The journal's threads are real. The clock waits for them, so that a seed repeats its story; once in
+//! dozens of runs two things at one instant change places.)
 //!
 //! The agents are the real ones from [`Candidacy`] on: signs of life, claims, recovery of the spool,
 //! uploads, fencing, heartbeats. Simulated are the store and its clock, the source, and time. Whatever

@@ -136,8 +136,7 @@ async fn write(
             () = stop.cancelled() => None,
         };
         if fed.is_none() {
-            agent.cancel.cancel();
-            without_time(closed(agent)).await;
+            without_time(cancel(agent)).await;
         }
         std::future::pending::<Infallible>().await
     };
@@ -159,12 +158,28 @@ async fn write(
     }
 }
 
-/// Waits until the journal takes nothing more.
-async fn closed(agent: &Agent) {
-    let vouch_for_nothing = || Entry::Seal { read_until: Timestamp::default() };
-    while agent.sender.send(vouch_for_nothing()).await.is_ok() {
+/// An entry that asks for nothing.
+fn vouch_for_nothing() -> Entry {
+    Entry::Seal { read_until: Timestamp::default() }
+}
+
+/// Stops the journal, and waits until the sealer's thread has ended, which then lets go of the clock.
+async fn cancel(agent: &Agent) {
+    let holders = Arc::strong_count(&agent.clock);
+    agent.cancel.cancel();
+    while Arc::strong_count(&agent.clock) == holders {
         tokio::task::yield_now().await;
     }
+}
+
+/// Waits until the sealer has done all that it was told; `None` when it takes nothing more.
+async fn sealed(agent: &Agent) -> Option<()> {
+    // Once the sealer has taken this, it is done with everything before.
+    agent.sender.send(vouch_for_nothing()).await.ok()?;
+    while !agent.sender.is_idle() {
+        tokio::task::yield_now().await;
+    }
+    Some(())
 }
 
 /// Feeds the stream in pieces, with a snapshot soon, and then vouches for idle minutes; `None` when the
@@ -188,9 +203,7 @@ async fn feed(world: &World, run: Run, agent: &Agent) -> Option<Infallible> {
         }
         let end = agent.journal.resume_point()?.position;
         agent.sender.send(Entry::Seal { read_until: agent.clock.now() }).await.ok()?;
-        let mut progress = agent.journal.progress();
-        let spooled = |seen: &Progress| seen.history == Some(end.history) && seen.spooled >= end.offset;
-        without_time(async { progress.wait_for(spooled).await.map(drop) }).await.ok()?;
+        without_time(sealed(agent)).await?;
         if piece % 4 == 1 && !agent.journal.resume_point()?.has_snapshot {
             // One that is given up is tried again.
             drop(snapshot(agent, end).await);
