@@ -158,11 +158,6 @@ async fn write(
     }
 }
 
-/// An entry that asks for nothing.
-fn vouch_for_nothing() -> Entry {
-    Entry::Seal { read_until: Timestamp::default() }
-}
-
 /// Stops the journal, and waits until the sealer's thread has ended, which then lets go of the clock.
 async fn cancel(agent: &Agent) {
     let holders = Arc::strong_count(&agent.clock);
@@ -172,14 +167,16 @@ async fn cancel(agent: &Agent) {
     }
 }
 
-/// Waits until the sealer has done all that it was told; `None` when it takes nothing more.
-async fn sealed(agent: &Agent) -> Option<()> {
+/// Waits until the journal's threads have done what they were told; `None` when they take nothing more.
+async fn spooled(agent: &Agent, end: Position) -> Option<()> {
     // Once the sealer has taken this, it is done with everything before.
-    agent.sender.send(vouch_for_nothing()).await.ok()?;
+    agent.sender.send(Entry::Seal { read_until: Timestamp::default() }).await.ok()?;
     while !agent.sender.is_idle() {
         tokio::task::yield_now().await;
     }
-    Some(())
+    let mut progress = agent.journal.progress();
+    let there = |seen: &Progress| seen.history == Some(end.history) && seen.spooled >= end.offset;
+    progress.wait_for(there).await.map(drop).ok()
 }
 
 /// Feeds the stream in pieces, with a snapshot soon, and then vouches for idle minutes; `None` when the
@@ -203,7 +200,7 @@ async fn feed(world: &World, run: Run, agent: &Agent) -> Option<Infallible> {
         }
         let end = agent.journal.resume_point()?.position;
         agent.sender.send(Entry::Seal { read_until: agent.clock.now() }).await.ok()?;
-        without_time(sealed(agent)).await?;
+        without_time(spooled(agent, end)).await?;
         if piece % 4 == 1 && !agent.journal.resume_point()?.has_snapshot {
             // One that is given up is tried again.
             drop(snapshot(agent, end).await);
