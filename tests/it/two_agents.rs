@@ -93,6 +93,26 @@ fn a_newcomer_waits_for_its_source_and_follows_a_stopped_holder_at_once(flavor: 
 }
 on_each_flavor!(a_newcomer_waits_for_its_source_and_follows_a_stopped_holder_at_once: redis_7_0);
 
+/// The holder's own next run needs no source to bring what its spool holds to the store.
+fn the_holders_restart_stores_its_spool_without_a_source(flavor: &Flavor) {
+    let mut server = patient_server(flavor);
+    let mut following = Following::start(&server);
+    server.cli().command(&["SET", "key", "stored"]);
+    following.wait_durable(&server);
+    let away = following.take_the_store_away();
+    server.cli().command(&["SET", "key", "spooled"]);
+    let offset = server.cli().offset();
+    following.agent.wait_offset(Stage::Spooled, offset);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    server.kill9();
+    away.give_back();
+    following.agent.start_again();
+    following.agent.wait_offset(Stage::Durable, offset);
+    assert_eq!(following.restored("latest").get("key"), "spooled");
+    following.verify();
+}
+on_each_flavor!(the_holders_restart_stores_its_spool_without_a_source: redis_7_0);
+
 /// Supervisors that start whatever ends do not make two agents take the archive from each other in turns.
 fn agents_that_are_always_restarted_do_not_take_turns(flavor: &Flavor) {
     let server = patient_server(flavor);

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redwind_archive::documents::Marker;
-use redwind_archive::layout::{Folder, ObjectName, SourceName, TRIAL_PREFIX};
+use redwind_archive::documents::{HolderSign, HolderState, Marker};
+use redwind_archive::layout::{Folder, ObjectName, Sign, SourceName, TRIAL_PREFIX};
 use redwind_archive::position::Term;
 use redwind_archive::store::{Put, SourceStore, Store, StoreError, StoreUrl};
+use redwind_archive::time::Timestamp;
 use ulid::Ulid;
 
 use super::finding::{Finding, Level, Subject};
@@ -36,10 +37,12 @@ pub(super) async fn check(url: &StoreUrl, name: &SourceName) -> Vec<Finding> {
         Err(failure) => return vec![failure],
     };
     findings.extend(puts_and_listing(&trial).await);
+    findings.push(signs(&trial).await);
     findings.push(delete(&trial).await);
     if let Some(root) = url.folder() {
         // A folder of files outlives the files in it.
         let _ = std::fs::remove_dir(root.join(&folder).join("term"));
+        let _ = std::fs::remove_dir(root.join(&folder).join("sign"));
         let _ = std::fs::remove_dir(root.join(&folder));
     }
     findings.extend(archive(&store.source(name)).await);
@@ -156,11 +159,34 @@ async fn list(trial: &SourceStore) -> Result<Finding, Finding> {
     Err(finding(CHECK, Level::Failure, message).with_fix(UNFIT))
 }
 
+/// The one kind of object that is overwritten, so that agents can tell whether another one lives.
+async fn signs(trial: &SourceStore) -> Finding {
+    const CHECK: &str = "signs of life";
+    let sign = |count| {
+        let (term, writer, given) = (Term(1), Ulid::nil(), Timestamp::default());
+        HolderSign { term, writer, count, given, state: HolderState::Stopped }
+    };
+    let given = async {
+        trial.give_sign(Sign::Holder, &sign(1)).await?;
+        trial.give_sign(Sign::Holder, &sign(2)).await?;
+        trial.get_document::<HolderSign>(&ObjectName::Sign(Sign::Holder)).await
+    };
+    let problem = match given.await {
+        Ok(found) if found == sign(2) => {
+            return finding(CHECK, Level::Ok, "an agent can show others that it lives");
+        }
+        Ok(_) => "the older one is read after it was replaced".to_owned(),
+        Err(error) => crate::exit::describe(&anyhow::Error::from(error)),
+    };
+    let message = format!("{problem}: a second agent cannot tell whether the first lives, and cannot stand by for it");
+    finding(CHECK, Level::Warning, message).with_fix("allow objects below <root>/<source>/sign/ to be overwritten")
+}
+
 /// An agent deletes nothing, so that a store which forbids it is fit, and safer.
 async fn delete(trial: &SourceStore) -> Finding {
     const CHECK: &str = "delete";
-    for number in 1..2 + RACES {
-        if let Err(error) = trial.delete(&object(number)).await {
+    for object in (1..2 + RACES).map(object).chain([ObjectName::Sign(Sign::Holder)]) {
+        if let Err(error) = trial.delete(&object).await {
             let error = anyhow::Error::from(error);
             let message = format!(
                 "{}: an agent needs no right to delete, but this check's objects stay behind in {trial}",
@@ -206,7 +232,10 @@ mod tests {
         let findings = check(&url, &"default".parse().unwrap()).await;
         assert!(findings.iter().all(|found| found.level == Level::Ok), "{findings:?}");
         let checks: Vec<&str> = findings.iter().map(|found| found.check).collect();
-        assert_eq!(checks, ["put", "put-if-absent", "put-if-absent race", "list", "delete", "archive"]);
+        assert_eq!(
+            checks,
+            ["put", "put-if-absent", "put-if-absent race", "list", "signs of life", "delete", "archive"]
+        );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
