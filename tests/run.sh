@@ -32,16 +32,16 @@ say "Fetching servers to test against"
 tests/servers/get-servers.sh "${servers[@]}" ||
   echo "Not all of them could be had; what needs them is skipped."
 
-# The archive's decoder in Python needs one package; its story is skipped without it.
-if ! python3 -c 'import zstandard' 2>/dev/null; then
-  say "Installing zstandard for Python"
+# The archive's decoder in Python needs two packages; its stories are skipped without them.
+if ! python3 -c 'import zstandard, cryptography' 2>/dev/null; then
+  say "Installing zstandard and cryptography for Python"
   venv=${CARGO_TARGET_DIR:-target}/python
   if { [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; } &&
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check zstandard; then
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check zstandard cryptography; then
     REDWIND_TEST_PYTHON=$(realpath "$venv")/bin/python
     export REDWIND_TEST_PYTHON
   else
-    echo "It could not be had; what needs it is skipped."
+    echo "They could not be had; what needs them is skipped."
   fi
 fi
 

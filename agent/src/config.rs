@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redwind_archive::keys::Recipients;
 use redwind_archive::layout::SourceName;
 use redwind_archive::store::StoreUrl;
 use redwind_link::{ServerUrl, TlsOptions};
@@ -84,6 +85,8 @@ pub struct SourceConfig {
     pub tls: TlsOptions,
     /// The root of the archives.
     pub store: StoreUrl,
+    /// Those to whom the archive is encrypted; none, if it is not.
+    pub recipients: Recipients,
     /// The local log between socket and store.
     pub spool: SpoolConfig,
     /// Longest time for which a received write waits before it is sent to the store.
@@ -219,6 +222,7 @@ mod tests {
                 password_file: None,
                 tls: TlsOptions::default(),
                 store: "file:///archive".parse().unwrap(),
+                recipients: Recipients::default(),
                 spool: SpoolConfig { dir: "/spool".into(), bytes_max: SPOOL_BYTES_DEFAULT },
                 flush_interval: FLUSH_INTERVAL_DEFAULT,
                 getack_interval: GETACK_INTERVAL_DEFAULT,

@@ -15,7 +15,7 @@ use crate::source::SourceError;
 pub enum AgentExit {
     /// Failed for a reason that has no kind of its own; another try may go better.
     Failed,
-    /// The settings, or the files that they name, cannot be worked with.
+    /// The settings, or the files that they name, cannot be worked with, or do not fit the archive.
     Usage,
     /// The store cannot be reached, refuses, or is unfit.
     Store,
@@ -85,6 +85,7 @@ impl AgentError {
                 Verdict::Failed => AgentExit::Failed,
                 Verdict::Store => AgentExit::Store,
                 Verdict::Fenced => AgentExit::Fenced,
+                Verdict::Settings => AgentExit::Usage,
             },
             Self::Source(error) => error.exit(),
             Self::Config(_) | Self::Access(_) => AgentExit::Usage,
@@ -126,6 +127,7 @@ mod tests {
             (JournalError::Unfit { object: "term/1".into() }.into(), AgentExit::Store),
             (JournalError::Conflict { object: "log/1".into() }.into(), AgentExit::Fenced),
             (JournalError::SpoolLocked { dir: "/spool".into() }.into(), AgentExit::Fenced),
+            (JournalError::Encrypted { place: "store".into() }.into(), AgentExit::Usage),
             (JournalError::Closed.into(), AgentExit::Failed),
             (AgentError::Interrupted, AgentExit::Failed),
         ] {

@@ -46,6 +46,7 @@ use std::thread;
 use std::time::Duration;
 
 use redwind_archive::documents::{Manifest, SnapshotReason};
+use redwind_archive::keys::Recipients;
 use redwind_archive::store::SourceStore;
 use redwind_archive::time::Clock;
 use tokio::runtime::Handle;
@@ -121,6 +122,7 @@ struct Settings {
     spool_bytes_max: u64,
     segment_bytes_max: u64,
     compression_level: i32,
+    recipients: Recipients,
     drain_deadline: Duration,
 }
 
@@ -163,6 +165,7 @@ impl Journal {
             clock: Arc::clone(&upstream.clock),
             snapshots: snapshots.subscribe(),
             identity,
+            epoch: upstream.tenure.epoch.clone(),
             segment_bytes_max: settings.segment_bytes_max,
             compression_level: settings.compression_level,
             entries,

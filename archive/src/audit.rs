@@ -106,6 +106,13 @@ pub enum AuditEvent {
         /// Why it is the writer no longer.
         reason: String,
     },
+    /// The keys of the archive were wrapped to further recipients.
+    Rewrap {
+        /// Those recipients.
+        recipients: Vec<String>,
+        /// How many epochs' keys.
+        epochs: u64,
+    },
     /// Something that a later release writes down.
     #[serde(other)]
     Unknown,

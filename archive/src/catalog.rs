@@ -18,6 +18,7 @@ use futures::FutureExt;
 use crate::concurrent;
 use crate::document::DocumentError;
 use crate::documents::{HistoryStart, Manifest, Marker};
+use crate::keys::{Identities, KeyError, Keyring, UnlockError};
 use crate::layout::{Folder, ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
@@ -38,9 +39,21 @@ pub enum CatalogError {
          put it back from a copy or an older version in the bucket"
     )]
     MarkerMissing(String),
+    /// It cannot be opened with these identities, or has nothing to be opened.
+    #[error(transparent)]
+    Key(KeyError),
     /// The store failed, or a document is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<UnlockError> for CatalogError {
+    fn from(error: UnlockError) -> Self {
+        match error {
+            UnlockError::Key(error) => Self::Key(error),
+            UnlockError::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 /// What one source's archive holds.
@@ -48,6 +61,8 @@ pub enum CatalogError {
 pub struct Catalog {
     /// The archive's own document.
     pub marker: Marker,
+    /// What of it can be opened.
+    pub keys: Keyring,
     /// Its histories, oldest first: the last is the one that was written to last.
     pub histories: Vec<HistoryLog>,
     /// Histories whose document is lost; nothing of them can be restored.
@@ -55,11 +70,11 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Reads what the archive holds.
+    /// Reads what the archive holds. Whoever has no identity sees it too, and opens nothing.
     ///
     /// # Errors
-    /// When there is no archive, its own document is damaged or missing, or the store cannot be read.
-    pub async fn open(store: &SourceStore) -> Result<Self, CatalogError> {
+    /// When there is no archive, the identities do not fit it, its own document is damaged or missing, or the store cannot be read.
+    pub async fn open(store: &SourceStore, identities: &Identities) -> Result<Self, CatalogError> {
         let Some(marker) = store.find_document::<Marker>(&ObjectName::Marker).await? else {
             return Err(if store.is_claimed().await? {
                 CatalogError::MarkerMissing(store.describe(&ObjectName::Marker))
@@ -67,11 +82,12 @@ impl Catalog {
                 CatalogError::Absent(store.to_string())
             });
         };
+        let keys = Keyring::unlock(store, marker.archive, marker.encrypted, identities).await?;
         let (pages, manifests, mut spoken_of) =
             futures::try_join!(store.pages(), list_manifests(store), list_histories(store))?;
         spoken_of.extend(pages.iter().map(|page| page.history));
         spoken_of.extend(manifests.iter().map(|manifest| manifest.history));
-        let read = spoken_of.into_iter().map(|history| find_history(store, history).boxed()).collect();
+        let read = spoken_of.into_iter().map(|history| find_history(store, &keys, history).boxed()).collect();
         let (mut starts, mut lost) = (Vec::new(), Vec::new());
         for (history, found) in concurrent::all(read).await? {
             match found {
@@ -79,17 +95,18 @@ impl Catalog {
                 Err(error) => lost.push(LostHistory::new(history, Arc::new(error), &pages, &manifests)),
             }
         }
-        Ok(Self { lost, ..Self::assemble(marker, starts, &pages, &manifests) })
+        Ok(Self { lost, ..Self::assemble(marker, keys, starts, &pages, &manifests) })
     }
 
     /// Puts a catalog together from what has been read and listed; `pages` in order of term and number.
     pub(crate) fn assemble(
         marker: Marker,
+        keys: Keyring,
         starts: Vec<HistoryStart>,
         pages: &[PageName],
         manifests: &[ManifestName],
     ) -> Self {
-        Self { marker, histories: assemble(starts, pages, manifests), lost: Vec::new() }
+        Self { marker, keys, histories: assemble(starts, pages, manifests), lost: Vec::new() }
     }
 
     /// The history with that id.
@@ -104,7 +121,7 @@ impl Catalog {
     /// When it is absent, damaged, or another than its name says, or the store cannot be read.
     pub async fn manifest(&self, store: &SourceStore, name: &ManifestName) -> Result<Manifest, StoreError> {
         let object = ObjectName::Manifest(name.clone());
-        let manifest: Manifest = store.get_document(&object).await?;
+        let manifest: Manifest = store.get_signed(&object, &self.keys).await?;
         if (manifest.archive, &manifest.name()) == (self.marker.archive, name) {
             return Ok(manifest);
         }
@@ -134,8 +151,8 @@ async fn list_histories(store: &SourceStore) -> Result<BTreeSet<HistoryId>, Stor
 /// A history's document, or why it is lost.
 type Found = (HistoryId, Result<HistoryStart, StoreError>);
 
-async fn find_history(store: &SourceStore, history: HistoryId) -> Result<Found, StoreError> {
-    match read_history(store, history).await {
+async fn find_history(store: &SourceStore, keys: &Keyring, history: HistoryId) -> Result<Found, StoreError> {
+    match read_history(store, keys, history).await {
         Err(error) if error.is_newer() || !(error.is_damage() || error.is_absent()) => Err(error),
         found => Ok((history, found)),
     }
@@ -145,9 +162,13 @@ async fn find_history(store: &SourceStore, history: HistoryId) -> Result<Found, 
 ///
 /// # Errors
 /// When it is absent, damaged, or another's, or the store cannot be read.
-pub(crate) async fn read_history(store: &SourceStore, history: HistoryId) -> Result<HistoryStart, StoreError> {
+pub(crate) async fn read_history(
+    store: &SourceStore,
+    keys: &Keyring,
+    history: HistoryId,
+) -> Result<HistoryStart, StoreError> {
     let object = ObjectName::History(history);
-    let start: HistoryStart = store.get_document(&object).await?;
+    let start: HistoryStart = store.get_signed(&object, keys).await?;
     if start.history == history {
         return Ok(start);
     }

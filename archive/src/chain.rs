@@ -1,7 +1,8 @@
-//! The chain of segments: each names the checksum of the one before it in its history.
+//! The chain of segments: each names the one before it in its history, by its
+//! checksum and, in an encrypted archive, by what authenticates it.
 
 use crate::position::{Offset, Term};
-use crate::segment::{SegmentHeader, Trailer};
+use crate::segment::{Fingerprint, SegmentHeader, Trailer};
 
 /// Why a segment does not follow the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,10 +39,10 @@ pub struct Chain {
 struct Link {
     end: Offset,
     term: Term,
-    /// The checksums that a successor may name, the last segment's last. Where a term ends there may
+    /// The fingerprints that a successor may name, the last segment's last. Where a term ends there may
     /// be several: its writer, not knowing yet that it had been succeeded, may have put empty
     /// segments that its successor did not see.
-    checksums: Vec<u32>,
+    fingerprints: Vec<Fingerprint>,
 }
 
 impl Chain {
@@ -57,15 +58,15 @@ impl Chain {
     /// # Errors
     /// [`ChainError`] says how it does not follow.
     pub fn push(&mut self, header: &SegmentHeader, trailer: &Trailer) -> Result<(), ChainError> {
-        let mut checksums = Vec::new();
+        let mut fingerprints = Vec::new();
         if let Some(before) = self.before.take() {
             before.check(header)?;
             if header.start == trailer.end {
-                checksums = before.checksums;
+                fingerprints = before.fingerprints;
             }
         }
-        checksums.push(trailer.crc32);
-        self.before = Some(Link { end: trailer.end, term: header.term, checksums });
+        fingerprints.push(trailer.fingerprint());
+        self.before = Some(Link { end: trailer.end, term: header.term, fingerprints });
         Ok(())
     }
 }
@@ -78,11 +79,11 @@ impl Link {
         if header.term < self.term {
             return Err(ChainError::Term { term: header.term, before: self.term });
         }
-        let names = |checksum: &u32| header.predecessor == Some(*checksum);
+        let names = |fingerprint: &Fingerprint| header.predecessor == Some(*fingerprint);
         let follows = if header.term == self.term {
-            self.checksums.last().is_some_and(names)
+            self.fingerprints.last().is_some_and(names)
         } else {
-            self.checksums.iter().any(names)
+            self.fingerprints.iter().any(names)
         };
         if follows { Ok(()) } else { Err(ChainError::Checksum) }
     }

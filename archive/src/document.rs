@@ -5,6 +5,13 @@
 //! {json}\n
 //! ```
 //!
+//! In an encrypted archive, the documents that steer a restore are *signed*: before the checksum stand
+//! the writer's key epoch and a MAC of the object's name and everything else in it.
+//!
+//! ```text
+//! redwind <kind> <version> <length> <epoch> <mac> <crc32>\n
+//! ```
+//!
 //! `length` counts the bytes after the first newline, in decimal. `crc32` is, in eight lower-case hex
 //! digits, the CRC-32 (IEEE) of the first line up to and without the space before it, followed by
 //! the bytes after the first newline. Unknown fields are ignored on reading, so that a later release may add
@@ -13,6 +20,9 @@
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::keys::{Epoch, EpochId, KeyError, Keyring, MAC_BYTES, Mac};
+use crate::layout::ObjectName;
 
 /// Longest document that is read: the manifest of a snapshot of several terabytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
@@ -55,6 +65,18 @@ pub enum DocumentError {
     /// The bytes have changed.
     #[error("damaged: its checksum is wrong")]
     Checksum,
+    /// Its checksum is right, but it was not written by one who has the key.
+    #[error("forged: it is not what was signed, though its checksum is right")]
+    Forged,
+    /// Not signed although the archive is encrypted, or the reverse.
+    #[error("misplaced: {}", if *.signed { "signed, and the archive is not encrypted" } else { "not signed, and the archive is encrypted" })]
+    Mode {
+        /// Whether the document is signed.
+        signed: bool,
+    },
+    /// Whether it is authentic cannot be told.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A sound document that does not belong where it lies.
     #[error("misplaced: it belongs to {belongs}")]
     Misplaced {
@@ -66,59 +88,172 @@ pub enum DocumentError {
     Json(#[from] serde_json::Error),
 }
 
-/// Encodes a document.
+impl DocumentError {
+    /// Whether the document is damaged, rather than the reader without its key.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        if let Self::Key(error) = self { error.is_damage() } else { true }
+    }
+}
+
+/// Encodes a document that is not signed.
 ///
 /// # Panics
 /// If the type cannot be JSON (a map with keys that are not text): a mistake in the type.
 pub fn encode<D: Document>(document: &D) -> Bytes {
-    let mut json = serde_json::to_vec_pretty(document).expect("a document is plain JSON");
-    json.push(b'\n');
-    let mut out = first_line(D::KIND, D::VERSION, &json).into_bytes();
-    out.push(b'\n');
-    out.append(&mut json);
-    Bytes::from(out)
+    assemble(&Promise::of(document), &json(document))
 }
 
-/// Decodes a document, checking every promise of its first line.
+/// Encodes a document that steers a restore; in an encrypted archive, `epoch` is the writer's.
+///
+/// # Panics
+/// As [`encode`].
+pub fn encode_signed<D: Document>(document: &D, name: &ObjectName, epoch: Option<&Epoch>) -> Bytes {
+    let body = json(document);
+    let mut promise = Promise::of(document);
+    promise.signature = epoch.map(|epoch| {
+        let line = promise.signed_line(body.len(), epoch.id());
+        Signature { epoch: epoch.id(), mac: epoch.document_mac(&signed_parts(&name.to_string(), &line, &body)) }
+    });
+    assemble(&promise, &body)
+}
+
+fn json(document: &impl Document) -> Vec<u8> {
+    let mut json = serde_json::to_vec_pretty(document).expect("a document is plain JSON");
+    json.push(b'\n');
+    json
+}
+
+fn assemble(promise: &Promise, body: &[u8]) -> Bytes {
+    Bytes::from([promise.line(body).as_bytes(), b"\n", body].concat())
+}
+
+/// Decodes a document, checking every promise of its first line but for its signature.
 ///
 /// # Errors
 /// [`DocumentError`] says which promise is broken.
 pub fn decode<D: Document>(bytes: &[u8]) -> Result<D, DocumentError> {
-    let wrong_kind = DocumentError::Kind { expected: D::KIND };
-    let Some(newline) = bytes.iter().take(128).position(|byte| *byte == b'\n') else {
-        return Err(wrong_kind);
-    };
-    let (line, body) = (&bytes[..newline], &bytes[newline + 1..]);
-    let Some((version, length)) = parse_first_line(line, D::KIND) else {
-        return Err(wrong_kind);
-    };
-    if version > D::VERSION {
-        return Err(DocumentError::Newer { kind: D::KIND, version, newest: D::VERSION });
+    let (_, body) = check::<D>(bytes)?;
+    Ok(serde_json::from_slice(body)?)
+}
+
+/// Decodes a document that steers a restore, checking its signature too; with a closed keyring, only
+/// that it has one.
+///
+/// # Errors
+/// [`DocumentError`] says which promise is broken.
+pub fn decode_signed<D: Document>(bytes: &[u8], name: &ObjectName, keys: &Keyring) -> Result<D, DocumentError> {
+    let (promise, body) = check::<D>(bytes)?;
+    if promise.signature.is_some() != keys.is_encrypted() {
+        return Err(DocumentError::Mode { signed: promise.signature.is_some() });
     }
-    if body.len() != length {
-        return Err(DocumentError::Length { expected: length, actual: body.len() });
-    }
-    if line != first_line(D::KIND, version, body).as_bytes() {
-        return Err(DocumentError::Checksum);
+    if let Some(Signature { epoch: id, mac }) = &promise.signature
+        && let Some(epoch) = keys.epoch(*id)?
+    {
+        let line = promise.signed_line(body.len(), *id);
+        if !epoch.is_document_mac(&signed_parts(&name.to_string(), &line, body), mac) {
+            return Err(DocumentError::Forged);
+        }
     }
     Ok(serde_json::from_slice(body)?)
 }
 
-fn first_line(kind: &str, version: u32, body: &[u8]) -> String {
-    let guarded = format!("redwind {kind} {version} {}", body.len());
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(guarded.as_bytes());
-    crc.update(body);
-    format!("{guarded} {:08x}", crc.finalize())
+/// What a document's MAC is taken of.
+fn signed_parts<'a>(name: &'a str, line: &'a str, body: &'a [u8]) -> [&'a [u8]; 5] {
+    [name.as_bytes(), b"\n", line.as_bytes(), b"\n", body]
 }
 
-/// The version and length in a first line of that kind; its checksum is left to be compared.
-fn parse_first_line(line: &[u8], kind: &str) -> Option<(u32, usize)> {
-    let mut words = std::str::from_utf8(line).ok()?.split(' ');
-    if words.next()? != "redwind" || words.next()? != kind {
+/// Checks the form and the checksum; gives the first line's promise and the body.
+fn check<D: Document>(bytes: &[u8]) -> Result<(Promise, &[u8]), DocumentError> {
+    let wrong_kind = DocumentError::Kind { expected: D::KIND };
+    let Some(newline) = bytes.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
+        return Err(wrong_kind);
+    };
+    let (line, body) = (&bytes[..newline], &bytes[newline + 1..]);
+    let Some((promise, length)) = std::str::from_utf8(line).ok().and_then(|line| Promise::parse(line, D::KIND)) else {
+        return Err(wrong_kind);
+    };
+    if promise.version > D::VERSION {
+        return Err(DocumentError::Newer { kind: D::KIND, version: promise.version, newest: D::VERSION });
+    }
+    if body.len() != length {
+        return Err(DocumentError::Length { expected: length, actual: body.len() });
+    }
+    if line != promise.line(body).as_bytes() {
+        return Err(DocumentError::Checksum);
+    }
+    Ok((promise, body))
+}
+
+/// Longer than any first line.
+const LINE_BYTES_MAX: usize = 256;
+
+/// What a first line says, but for what can be told from the body.
+struct Promise {
+    kind: &'static str,
+    version: u32,
+    signature: Option<Signature>,
+}
+
+struct Signature {
+    epoch: EpochId,
+    mac: Mac,
+}
+
+impl Promise {
+    fn of<D: Document>(_: &D) -> Self {
+        Self { kind: D::KIND, version: D::VERSION, signature: None }
+    }
+
+    /// The first line of that body; its checksum is left to be compared.
+    fn line(&self, body: &[u8]) -> String {
+        let guarded = match &self.signature {
+            None => self.unsigned_line(body.len()),
+            Some(Signature { epoch, mac }) => format!("{} {}", self.signed_line(body.len(), *epoch), hex(mac)),
+        };
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(guarded.as_bytes());
+        crc.update(body);
+        format!("{guarded} {:08x}", crc.finalize())
+    }
+
+    fn unsigned_line(&self, length: usize) -> String {
+        format!("redwind {} {} {length}", self.kind, self.version)
+    }
+
+    /// The part of the first line that is signed.
+    fn signed_line(&self, length: usize, epoch: EpochId) -> String {
+        format!("{} {epoch}", self.unsigned_line(length))
+    }
+
+    /// Reads a first line of that kind; also tells the length of the body.
+    fn parse(line: &str, kind: &'static str) -> Option<(Self, usize)> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (version, length, signature) = match words.as_slice() {
+            ["redwind", found, version, length, _] if *found == kind => (version, length, None),
+            ["redwind", found, version, length, epoch, mac, _] if *found == kind => {
+                let epoch = EpochId(ulid::Ulid::from_string(epoch).ok()?);
+                (version, length, Some(Signature { epoch, mac: unhex(mac)? }))
+            }
+            _ => return None,
+        };
+        Some((Self { kind, version: version.parse().ok()?, signature }, length.parse().ok()?))
+    }
+}
+
+fn hex(mac: &Mac) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Mac> {
+    let mut mac = [0; MAC_BYTES];
+    if text.len() != 2 * MAC_BYTES {
         return None;
     }
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    for (byte, digits) in mac.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(mac)
 }
 
 #[cfg(test)]

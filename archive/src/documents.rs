@@ -17,6 +17,10 @@ pub struct Marker {
     pub source: SourceName,
     /// When the archive was made.
     pub created: Timestamp,
+    /// Whether everything in it that came from the server is encrypted, and what steers a restore is
+    /// signed. Settled when the archive is made: the two are never mixed.
+    #[serde(default)]
+    pub encrypted: bool,
     /// The release that made it.
     pub redwind: String,
 }

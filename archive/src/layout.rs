@@ -11,6 +11,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::keys::KeyName;
 use crate::position::{HistoryId, Offset, Term};
 use crate::time::Timestamp;
 
@@ -251,6 +252,8 @@ pub enum ObjectName {
     Term(Term),
     /// `history/<ulid>`: where a history begins and why.
     History(HistoryId),
+    /// `key/<epoch>-<crc32>`: the key of what one run of an agent has encrypted.
+    Key(KeyName),
     /// `log/<page>/<segment>`: a piece of the command stream.
     Segment(PageName, SegmentName),
     /// `chunk/<snapshot>/<n>`: a piece of a snapshot.
@@ -269,6 +272,7 @@ impl fmt::Display for ObjectName {
             Self::Marker => write!(f, "archive"),
             Self::Term(term) => write!(f, "term/{:010}", term.0),
             Self::History(history) => write!(f, "history/{history}"),
+            Self::Key(key) => write!(f, "key/{key}"),
             Self::Segment(page, segment) => write!(f, "log/{page}/{segment}"),
             Self::Chunk(snapshot, number) => write!(f, "chunk/{snapshot}/{number:08}"),
             Self::Manifest(manifest) => write!(f, "snapshot/{manifest}"),
@@ -293,6 +297,7 @@ impl ObjectName {
             "archive" if rest.is_empty() => Some(Self::Marker),
             "term" => digits(rest, 10).map(|n| Self::Term(Term(n))),
             "history" => rest.parse().ok().map(Self::History),
+            "key" => KeyName::parse(rest).map(Self::Key),
             "log" => {
                 let (page, segment) = rest.split_once('/')?;
                 Some(Self::Segment(PageName::parse(page)?, SegmentName::parse(segment)?))
@@ -321,6 +326,8 @@ pub enum Folder {
     Terms,
     /// Every history.
     Histories,
+    /// Every wrapped key.
+    Keys,
     /// Every page of the log (folders, not objects).
     Pages,
     /// The segments of one page.
@@ -342,6 +349,7 @@ impl fmt::Display for Folder {
         match self {
             Self::Terms => write!(f, "term"),
             Self::Histories => write!(f, "history"),
+            Self::Keys => write!(f, "key"),
             Self::Pages => write!(f, "log"),
             Self::Page(page) => write!(f, "log/{page}"),
             Self::Manifests => write!(f, "snapshot"),
@@ -367,6 +375,7 @@ fn digits(text: &str, width: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::EpochId;
     use proptest::prelude::*;
 
     fn ulids() -> impl Strategy<Value = Ulid> {
@@ -393,6 +402,7 @@ mod tests {
             Just(ObjectName::Marker),
             (0..=9_999_999_999_u64).prop_map(|n| ObjectName::Term(Term(n))),
             ulids().prop_map(|id| ObjectName::History(HistoryId(id))),
+            (ulids(), any::<u32>()).prop_map(|(id, crc32)| ObjectName::Key(KeyName { epoch: EpochId(id), crc32 })),
             (page, segment).prop_map(|(page, segment)| ObjectName::Segment(page, segment)),
             (ulids(), 0..=99_999_999_u32).prop_map(|(id, n)| ObjectName::Chunk(id, n)),
             (times.clone(), ulids())

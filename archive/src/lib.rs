@@ -4,8 +4,9 @@
 //! promise of the format is made and checked in one place. It knows no sockets and no gRPC.
 //!
 //! From the inside out: [`position`] and [`time`] say where and when; [`document`], [`documents`],
-//! [`segment`] and [`chunk`] are the objects; [`layout`] names them; [`store`] keeps them;
-//! [`catalog`] knows what there is; [`plan`] finds the way to a target; [`audit`] keeps who restored what.
+//! [`segment`] and [`chunk`] are the objects; [`keys`] opens what is encrypted in them; [`layout`] names
+//! them; [`store`] keeps them; [`catalog`] knows what there is; [`plan`] finds the way to a target;
+//! [`audit`] keeps who restored what.
 
 pub mod audit;
 pub mod catalog;
@@ -14,6 +15,7 @@ pub mod chunk;
 mod concurrent;
 pub mod document;
 pub mod documents;
+pub mod keys;
 pub mod layout;
 pub mod plan;
 pub mod position;

@@ -9,6 +9,7 @@ mod locate;
 
 use crate::catalog::{Catalog, HistoryLog, LostHistory};
 use crate::documents::{HistoryStart, Manifest, Marker};
+use crate::keys::Keyring;
 use crate::layout::{ManifestName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset, Position};
 use crate::store::SourceStore;
@@ -65,6 +66,8 @@ pub struct SegmentRef {
 pub struct RestorePlan {
     /// The archive.
     pub marker: Marker,
+    /// What opens it.
+    pub keys: Keyring,
     /// The history restored from.
     pub history: HistoryStart,
     /// The snapshot to build on: the newest at or before the cut, unless another was chosen.
@@ -114,6 +117,7 @@ pub async fn plan(
     target: Target,
     choice: Choice,
 ) -> Result<RestorePlan, PlanError> {
+    catalog.keys.check_open()?;
     let planner = Planner { store, catalog, only: choice.history, snapshot: choice.snapshot };
     let (log, cut) = match target {
         Target::Time(time) => planner.at_time(time).await?,
@@ -140,7 +144,7 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn locator(&self, log: &'a HistoryLog) -> Locator<'a> {
-        Locator::new(self.store, &self.catalog.marker, log)
+        Locator::new(self.store, self.catalog, log)
     }
 
     /// The history with that id.
@@ -290,8 +294,10 @@ impl<'a> Planner<'a> {
             manifest => manifest?,
         };
         let segments = self.locator(log).segments_between(name.offset, cut.offset).await?;
+        let Catalog { marker, keys, .. } = self.catalog;
         Ok(RestorePlan {
-            marker: self.catalog.marker.clone(),
+            marker: marker.clone(),
+            keys: keys.clone(),
             history: log.start.clone(),
             snapshot,
             beside,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::documents::Marker;
+use crate::keys::Keyring;
 use crate::layout::{ObjectName, PageName, Reading, SegmentName};
 use crate::segment::{Segment, SegmentError};
 use crate::store::{SourceStore, StoreError};
@@ -16,7 +17,7 @@ pub enum ReadError {
         /// Which object.
         object: String,
     },
-    /// It is there, and damaged or another than its name says.
+    /// It is there, and damaged, or another than its name says, or it takes a key that is not at hand.
     #[error("{object} cannot be used")]
     Damaged {
         /// Which object.
@@ -43,7 +44,8 @@ impl ReadError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Store(error) => error.is_damage(),
-            Self::Missing { .. } | Self::Damaged { .. } | Self::Misplaced { .. } => true,
+            Self::Damaged { source, .. } => source.is_damage(),
+            Self::Missing { .. } | Self::Misplaced { .. } => true,
         }
     }
 
@@ -65,20 +67,22 @@ pub async fn fetch(store: &SourceStore, page: &PageName, segment: &SegmentName) 
     })
 }
 
-/// Decodes a segment and checks that it is the one that its name says, of this archive.
+/// Decodes a segment and checks that it is the one that its name says, of this archive. With a closed
+/// keyring, one that is encrypted stays sealed.
 ///
 /// # Errors
-/// When it is damaged or misplaced.
+/// When it is damaged or misplaced, or its key is not in the keyring.
 pub fn decode(
     store: &SourceStore,
     marker: &Marker,
+    keys: &Keyring,
     page: &PageName,
     name: &SegmentName,
     bytes: &Bytes,
 ) -> Result<Segment, ReadError> {
     let object = || store.describe(&ObjectName::Segment(page.clone(), *name));
     let damaged = |source| ReadError::Damaged { object: object(), source };
-    let segment = Segment::decode(bytes).map_err(damaged)?;
+    let segment = Segment::decode(bytes, keys).map_err(damaged)?;
     segment.check_name(name).map_err(damaged)?;
     let header = &segment.header;
     let reading = if header.late_since.is_some() { Reading::Late } else { Reading::Live };
@@ -99,9 +103,10 @@ pub fn decode(
 pub async fn read(
     store: &SourceStore,
     marker: &Marker,
+    keys: &Keyring,
     page: &PageName,
     name: &SegmentName,
 ) -> Result<Segment, ReadError> {
     let bytes = fetch(store, page, name).await?;
-    decode(store, marker, page, name, &bytes)
+    decode(store, marker, keys, page, name, &bytes)
 }

@@ -15,11 +15,11 @@ mod encoder;
 mod header;
 mod trailer;
 
-pub use block::{BLOCK_BYTES_MAX, Block, Mark};
+pub use block::{BLOCK_BYTES_MAX, Block, BlockContent, Mark};
 pub use decoder::{Recovered, Segment, SegmentError, recover};
 pub use encoder::{SegmentEncoder, compressor};
 pub use header::{ReplicationId, SegmentHeader};
-pub use trailer::{TRAILER_BYTES, Trailer};
+pub use trailer::{Fingerprint, Seal, Trailer};
 
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,8 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use ulid::Ulid;
 
-use crate::document::{self, DOCUMENT_BYTES_MAX, Document};
+use crate::document::{self, DOCUMENT_BYTES_MAX, Document, DocumentError};
+use crate::keys::{Epoch, Keyring};
 use crate::layout::{self, Folder, ObjectName, PageName, SegmentName, SourceName};
 
 pub use error::{Advice, Operation, StoreError};
@@ -163,6 +164,20 @@ impl SourceStore {
         self.put_new(name, document::encode(document)).await
     }
 
+    /// Puts a document that steers a restore if its name is free; in an encrypted archive, `epoch` is the
+    /// writer's.
+    ///
+    /// # Errors
+    /// As [`put_new`](Self::put_new).
+    pub async fn put_signed<D: Document>(
+        &self,
+        name: &ObjectName,
+        document: &D,
+        epoch: Option<&Epoch>,
+    ) -> Result<Put, StoreError> {
+        self.put_new(name, document::encode_signed(document, name, epoch)).await
+    }
+
     /// An object's bytes.
     ///
     /// # Errors
@@ -192,6 +207,22 @@ impl SourceStore {
     /// # Errors
     /// When it is absent, damaged, or the store cannot be read.
     pub async fn get_document<D: Document>(&self, name: &ObjectName) -> Result<D, StoreError> {
+        self.read_document(name, document::decode).await
+    }
+
+    /// A document that steers a restore, checked, its signature too.
+    ///
+    /// # Errors
+    /// When it is absent, damaged, or forged, its key is not in the keyring, or the store cannot be read.
+    pub async fn get_signed<D: Document>(&self, name: &ObjectName, keys: &Keyring) -> Result<D, StoreError> {
+        self.read_document(name, |bytes| document::decode_signed(bytes, name, keys)).await
+    }
+
+    async fn read_document<D>(
+        &self,
+        name: &ObjectName,
+        decode: impl FnOnce(&[u8]) -> Result<D, DocumentError>,
+    ) -> Result<D, StoreError> {
         let path = self.path(&name.to_string());
         let get = async {
             let found = self.client.get(&path).await?;
@@ -199,11 +230,11 @@ impl SourceStore {
             Ok(if fits { Some(found.bytes().await?) } else { None })
         };
         let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
-        document::decode(bytes.as_deref().unwrap_or_default()).map_err(|source| self.damaged(name, source))
+        decode(bytes.as_deref().unwrap_or_default()).map_err(|source| self.damaged(name, source))
     }
 
-    /// The error that says that an object is damaged.
-    pub(crate) fn damaged(&self, name: &ObjectName, source: document::DocumentError) -> StoreError {
+    /// The error that says that a document cannot be used.
+    pub(crate) fn damaged(&self, name: &ObjectName, source: DocumentError) -> StoreError {
         StoreError::Damaged { object: self.describe(name), source: Box::new(source) }
     }
 

@@ -13,6 +13,8 @@ pub mod synthetic;
 pub use harm::{Harm, kind};
 pub use objects::Objects;
 
+use std::sync::Arc;
+
 use redwind_stream::{Framer, FramerState, RecordKind};
 use ulid::Ulid;
 use zstd::bulk::Compressor;
@@ -20,9 +22,10 @@ use zstd::bulk::Compressor;
 use crate::audit::{Actor, AuditEntry, AuditEvent, Destination};
 use crate::chunk::{ChunkEncoder, ChunkId};
 use crate::documents::{Cause, HistoryStart, Manifest, Marker, Server, SnapshotReason, TermClaim};
+use crate::keys::{Epoch, EpochId, Recipients};
 use crate::layout::{AuditName, ObjectName, PageName, Reading, SEGMENTS_PER_PAGE, SegmentName};
 use crate::position::{HistoryId, Offset, Position, Term};
-use crate::segment::{Mark, ReplicationId, SegmentEncoder, SegmentHeader};
+use crate::segment::{BlockContent, Fingerprint, Mark, ReplicationId, SegmentEncoder, SegmentHeader};
 use crate::time::Timestamp;
 
 /// The instant `seconds` after the beginning of all test archives.
@@ -108,6 +111,9 @@ pub struct Writer {
     snapshot: Option<Ulid>,
     /// Which of several runs that put objects of the same names.
     run: u8,
+    recipients: Recipients,
+    /// Of its term, in an encrypted archive.
+    epoch: Option<Arc<Epoch>>,
     ids: u128,
 }
 
@@ -116,7 +122,7 @@ struct Log {
     history: HistoryId,
     end: Offset,
     framer: FramerState,
-    checksum: Option<u32>,
+    fingerprint: Option<Fingerprint>,
     read_until: Timestamp,
 }
 
@@ -124,17 +130,23 @@ impl Writer {
     /// Makes an archive and claims its first term. Archives with other seeds have other ids.
     #[must_use]
     pub fn create(seed: u32) -> Self {
-        Self::run(seed, 0)
+        Self::run(seed, 0, &Recipients::default())
     }
 
     /// As [`create`](Self::create), and makes the same archive with the same names once more: another run
     /// of the agent, of which what names do not tell is different.
     #[must_use]
     pub fn create_again(seed: u32) -> Self {
-        Self::run(seed, 1)
+        Self::run(seed, 1, &Recipients::default())
     }
 
-    fn run(seed: u32, run: u8) -> Self {
+    /// Makes an archive that is encrypted to these recipients, if there are any.
+    #[must_use]
+    pub fn create_for(seed: u32, recipients: &Recipients) -> Self {
+        Self::run(seed, 0, recipients)
+    }
+
+    fn run(seed: u32, run: u8, recipients: &Recipients) -> Self {
         let archive = Ulid::from_parts(at(0.0).0 / 1000, u128::from(seed) + 1);
         let writer = Self {
             objects: Objects::default(),
@@ -147,10 +159,17 @@ impl Writer {
             log: None,
             snapshot: None,
             run,
+            recipients: recipients.clone(),
+            epoch: None,
             ids: u128::from(seed) << 64,
         };
-        let marker =
-            Marker { archive, source: source_name(), created: at(0.0), redwind: env!("CARGO_PKG_VERSION").to_owned() };
+        let marker = Marker {
+            archive,
+            source: source_name(),
+            created: at(0.0),
+            encrypted: !recipients.is_empty(),
+            redwind: env!("CARGO_PKG_VERSION").to_owned(),
+        };
         writer.objects.put_document(&ObjectName::Marker, &marker);
         writer.succeed()
     }
@@ -171,7 +190,24 @@ impl Writer {
             spool: None,
         };
         self.objects.put_document(&ObjectName::Term(term), &claim);
-        Self { term, writer, ids, pages_begun: 0, page: None, late_since: None, ..self.clone() }
+        let epoch = self.begin_epoch(EpochId(writer));
+        Self { term, writer, ids, epoch, pages_begun: 0, page: None, late_since: None, ..self.clone() }
+    }
+
+    /// As [`succeed`](Self::succeed), encrypting to others from now on.
+    #[must_use]
+    pub fn succeed_for(&self, recipients: &Recipients) -> Self {
+        Self { recipients: recipients.clone(), ..self.clone() }.succeed()
+    }
+
+    fn begin_epoch(&self, id: EpochId) -> Option<Arc<Epoch>> {
+        if self.recipients.is_empty() {
+            return None;
+        }
+        let epoch = Epoch::generate(id, self.archive);
+        let (name, object) = epoch.wrap(&self.recipients).expect("recipients take a key");
+        self.objects.put(ObjectName::Key(name), object);
+        Some(Arc::new(epoch))
     }
 
     fn new_id(&mut self, time: Timestamp) -> Ulid {
@@ -194,12 +230,12 @@ impl Writer {
             replication_id: "a".repeat(40),
             server: server(),
         };
-        self.objects.put_document(&ObjectName::History(history), &document);
+        self.objects.put_signed(&ObjectName::History(history), &document, self.epoch.as_deref());
         self.log = Some(Log {
             history,
             end: Offset(start),
             framer: Framer::new(Some(0)).state(),
-            checksum: None,
+            fingerprint: None,
             read_until: time,
         });
         self.live();
@@ -260,18 +296,19 @@ impl Writer {
             history: log.history,
             term: self.term,
             start: log.end,
-            predecessor: log.checksum,
+            predecessor: log.fingerprint,
             opened: reads.first().map_or(log.read_until, |read| read.time),
             late_since: self.late_since,
             clock_offset: Some(0),
             replication_ids: vec![ReplicationId { id: [b'a'; 40], since: Offset(0) }],
             framer: log.framer.clone(),
             snapshot: self.snapshot,
+            encryption: self.epoch.as_deref().map(Epoch::encryption),
         };
         let mut out = Vec::new();
         let mut framer = Framer::resume(log.framer.clone());
         let mut compressor = Compressor::new(1).expect("zstd has memory");
-        let mut encoder = SegmentEncoder::begin(header, &mut out);
+        let mut encoder = SegmentEncoder::begin(header, self.epoch.as_deref(), &mut out);
         for reads in reads.chunks(2) {
             let bytes: Vec<u8> = reads.iter().flat_map(|read| read.bytes.clone()).collect();
             let mut end = encoder.end();
@@ -287,14 +324,16 @@ impl Writer {
                     writes += u64::from(record.kind == RecordKind::Write);
                 })
                 .expect("a test's stream is one");
-            encoder.block(&mut compressor, &bytes, &marks, records, writes, &mut out).expect("zstd works");
+            let framer_end = &framer.state();
+            let content = BlockContent { bytes: &bytes, marks: &marks, records, writes, framer_end };
+            encoder.block(&mut compressor, &content, &mut out).expect("zstd works");
         }
         let (name, trailer) = encoder.finish(until, &mut out);
         *log = Log {
             history: log.history,
             end: trailer.end,
             framer: framer.state(),
-            checksum: Some(trailer.crc32),
+            fingerprint: Some(trailer.fingerprint()),
             read_until: trailer.read_until,
         };
         (name, out)
@@ -355,7 +394,7 @@ impl Writer {
             let id = ChunkId { archive: self.archive, snapshot, number };
             let mut encoder = ChunkEncoder::new(1).expect("zstd works");
             encoder.push(piece);
-            let (object, entry) = encoder.finish(id, Vec::new()).expect("zstd works");
+            let (object, entry) = encoder.finish(id, self.epoch.as_deref(), Vec::new()).expect("zstd works");
             self.objects.put(ObjectName::Chunk(snapshot, number), object);
             chunks.push(entry);
         }
@@ -377,7 +416,7 @@ impl Writer {
             previous: self.snapshot.replace(snapshot),
             server: server(),
         };
-        self.objects.put_document(&ObjectName::Manifest(manifest.name()), &manifest);
+        self.objects.put_signed(&ObjectName::Manifest(manifest.name()), &manifest, self.epoch.as_deref());
         manifest
     }
 }

@@ -4,6 +4,7 @@
 //! it. Only a store that cannot be read ends the verification.
 
 mod documents;
+mod keys;
 mod log;
 mod pages;
 mod promise;
@@ -18,6 +19,7 @@ use ulid::Ulid;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::documents::Marker;
+use crate::keys::{EpochId, Identities, KeyName, Keyring};
 use crate::layout::{AuditName, ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
@@ -56,11 +58,17 @@ pub struct Report {
     pub segments: u64,
     /// Complete snapshots among them.
     pub snapshots: u64,
+    /// Segments and chunks among them whose contents were not decrypted, for want of an identity: checked
+    /// are their checksums, and what is in the clear.
+    pub undecrypted: u64,
     /// Everything found, in the order in which it was found.
     pub findings: Vec<Finding>,
     /// Sound objects that belong to another archive.
     #[serde(skip)]
     foreign: u64,
+    /// The epochs whose keys are needed, each with an object that needs it.
+    #[serde(skip)]
+    epochs: BTreeMap<EpochId, String>,
 }
 
 impl Report {
@@ -82,6 +90,10 @@ impl Report {
         self.findings.push(Finding { severity, object, problem: problem.to_string() });
     }
 
+    fn needs(&mut self, epoch: EpochId, object: &ObjectName) {
+        self.epochs.entry(epoch).or_insert_with(|| object.to_string());
+    }
+
     fn read(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes += bytes;
@@ -96,9 +108,17 @@ impl Report {
 /// more than [`SEGMENTS_UNDER_WAY_MAX`](crate::layout::SEGMENTS_UNDER_WAY_MAX) segments are concerned.
 /// Nor is an entry of the audit log missed. A running agent can tell of most of it: see [`Promise`].
 ///
+/// Whoever has no identity verifies an encrypted archive too, but for what only a key can tell: that
+/// its objects are authentic, and that the stream in them can be parsed.
+///
 /// # Errors
-/// When there is no archive, or the store cannot be read. Damage is no error: see [`Report`].
-pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Send) -> Result<Report, CatalogError> {
+/// When there is no archive, the identities do not fit it, or the store cannot be read. Damage is no
+/// error: see [`Report`].
+pub async fn verify(
+    store: &SourceStore,
+    identities: &Identities,
+    mut progress: impl FnMut(&Report) + Send,
+) -> Result<Report, CatalogError> {
     let mut report = Report::default();
     let objects = list(store, &mut report).await?;
     let Some(marker) = check_marker(store, &mut report).await? else {
@@ -107,18 +127,21 @@ pub async fn verify(store: &SourceStore, mut progress: impl FnMut(&Report) + Sen
         }
         return Ok(report);
     };
-    let histories = documents::check_histories(store, &objects, &mut report).await?;
+    let keys = Keyring::unlock(store, marker.archive, marker.encrypted, identities).await?.lenient();
+    let sound_keys = keys::check(store, &objects, &mut report).await?;
+    let histories = documents::check_histories(store, &keys, &objects, &mut report).await?;
     let writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
     let mut mentions = Mentions { writers, snapshots: BTreeMap::new() };
     let pages: Vec<PageName> = objects.pages.values().cloned().collect();
-    let catalog = Catalog::assemble(marker, histories, &pages, &objects.manifests);
+    let catalog = Catalog::assemble(marker, keys, histories, &pages, &objects.manifests);
     pages::check(&catalog, &pages, &mut report);
     for (index, history) in catalog.histories.iter().enumerate() {
         let expired_below = pages::expired_below(&catalog, index);
-        log::check(store, &catalog.marker, history, expired_below, &mut mentions, &mut report, &mut progress).await?;
+        log::check(store, &catalog, history, expired_below, &mut mentions, &mut report, &mut progress).await?;
     }
     snapshot::check_all(store, &catalog, &objects, &mut mentions, &mut report, &mut progress).await?;
     documents::check_audit(store, &catalog.marker, &objects.audit, &mut report).await?;
+    keys::check_needed(&sound_keys, &mut report);
     if report.foreign > 0 && report.segments + report.snapshots == 0 {
         report.damage(&ObjectName::Marker, "it is of another archive than everything else here");
     }
@@ -138,6 +161,7 @@ struct Mentions {
 #[derive(Debug, Default)]
 struct Objects {
     terms: BTreeSet<Term>,
+    keys: BTreeSet<KeyName>,
     histories: BTreeSet<HistoryId>,
     /// By their text, which sorts by term and number.
     pages: BTreeMap<String, PageName>,
@@ -157,6 +181,7 @@ impl Objects {
         match name {
             ObjectName::Marker => self.has_marker = true,
             ObjectName::Term(term) => drop(self.terms.insert(term)),
+            ObjectName::Key(key) => drop(self.keys.insert(key)),
             ObjectName::History(history) => drop(self.histories.insert(history)),
             ObjectName::Segment(page, _) => drop(self.pages.insert(page.to_string(), page)),
             ObjectName::Chunk(snapshot, number) => drop(self.chunks.insert((snapshot, number))),

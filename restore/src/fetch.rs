@@ -130,6 +130,7 @@ impl FetchError {
         match self {
             Self::Segment(error) => error.is_damage(),
             Self::Store(error) => error.is_damage(),
+            Self::Chunk { source, .. } => source.is_damage(),
             Self::Task(_) => false,
             _ => true,
         }

@@ -37,7 +37,7 @@ impl Recording {
     /// Begins to read the snapshot's RDB.
     #[must_use]
     pub fn rdb(&self) -> RdbReader {
-        RdbReader::start(&self.store, &self.plan.snapshot)
+        RdbReader::start(&self.store, &self.plan.keys, &self.plan.snapshot)
     }
 
     /// Length of the snapshot's RDB in bytes.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use redwind_archive::catalog::{Catalog, CatalogError};
 use redwind_archive::documents::Cause;
+use redwind_archive::keys::Identities;
 use redwind_archive::layout::{ObjectName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::plan::{Choice, RestorePlan, Target, plan};
 use redwind_archive::position::{HistoryId, Offset};
@@ -53,7 +54,7 @@ struct Restored {
 /// Restores in memory. `Err` says why not, which is never the store's failure here.
 async fn restored(objects: &Objects, target: Target, choice: Choice) -> Result<Restored, String> {
     let store = objects.store().await.unwrap();
-    let catalog = match Catalog::open(&store).await {
+    let catalog = match Catalog::open(&store, &Identities::none()).await {
         Ok(catalog) => catalog,
         Err(CatalogError::Store(error)) if !error.is_damage() => panic!("{error}"),
         Err(error) => return Err(error.to_string()),
@@ -98,7 +99,7 @@ struct Sound {
 async fn sound_streams(objects: &Objects) -> Vec<Sound> {
     let store = objects.store().await.unwrap();
     let mut sound = Vec::new();
-    for log in Catalog::open(&store).await.unwrap().histories {
+    for log in Catalog::open(&store, &Identities::none()).await.unwrap().histories {
         let (history, first) = (log.start.history, &log.snapshots[0]);
         let choice = Choice { history: Some(history), snapshot: Some(first.snapshot) };
         let stream = restored(objects, Target::Latest, choice).await.unwrap().stream;

@@ -6,6 +6,9 @@
     python3 tests/decoder/decode.py ARCHIVE_DIR OUTPUT_DIR           rebuild the newest state
     python3 tests/decoder/decode.py ARCHIVE_DIR OUTPUT_DIR --offset 12345
     python3 tests/decoder/decode.py ARCHIVE_DIR OUTPUT_DIR --time 2026-11-20T14:03:07.25Z
+    python3 tests/decoder/decode.py ARCHIVE_DIR OUTPUT_DIR --identity age.txt      an encrypted archive
+
+An encrypted archive takes the package `cryptography` too. Without an identity it can be listed.
 
 ARCHIVE_DIR is a source's folder (it holds the object `archive`), from a `file://` store or copied out of
 a bucket. OUTPUT_DIR must not exist; it becomes the directory of a server that is started with
@@ -16,6 +19,8 @@ point that cannot be restored is refused (exit 3).
 """
 
 import argparse
+import base64
+import hmac
 import json
 import os
 import re
@@ -39,7 +44,7 @@ class Damage(Exception):
 
 
 class Refused(Exception):
-    """The archive is sound but does not hold the point asked for."""
+    """The archive is sound but does not hold the point asked for, or takes a key that is not at hand."""
 
 
 def ulid_bytes(text):
@@ -73,6 +78,8 @@ class Store:
 
     def __init__(self, folder):
         self.folder = folder
+        self.encrypted = False
+        self.keys = None  # what an identity opens
 
     def names(self, prefix):
         path = os.path.join(self.folder, prefix)
@@ -90,16 +97,20 @@ class Store:
             raise Damage(f"{name}: missing") from None
 
 
-def document(store, name, kind):
+def document(store, name, kind, signed=False):
     raw = store.get(name)
     line, newline, body = raw.partition(b"\n")
     words = line.split(b" ")
-    expect(newline and len(words) == 5 and words[0] == b"redwind", name, "not a document")
+    expect(newline and len(words) == (7 if signed else 5) and words[0] == b"redwind", name, "not a document")
     expect(words[1] == kind.encode(), name, f"not a document of kind {kind}")
     expect(words[2] == b"1", name, "of a version that this decoder does not know")
     expect(words[3] == str(len(body)).encode(), name, "length differs")
     crc = zlib.crc32(body, zlib.crc32(line[: line.rindex(b" ")]))
-    expect(words[4] == b"%08x" % crc, name, "checksum differs")
+    expect(words[-1] == b"%08x" % crc, name, "checksum differs")
+    if signed and store.keys:
+        mac = store.keys.document_mac(ulid_bytes(words[4].decode()))
+        message = name.encode() + b"\n" + b" ".join(words[:5]) + b"\n" + body
+        expect(words[5] == mac(message).hex().encode(), name, "forged")
     return json.loads(body)
 
 
@@ -120,19 +131,115 @@ def zstd_frame(name, payload, length):
     return out
 
 
+# Keys
+
+
+def hkdf(data, salt, info):
+    """HKDF-SHA256 for 32 bytes."""
+    extracted = hmac.digest(salt or bytes(32), data, "sha256")
+    return hmac.digest(extracted, info + b"\x01", "sha256")
+
+
+def bech32(text):
+    """The bytes in an identity's text; its checksum is not looked at."""
+    digits = ["qpzry9x8gf2tvdw0s3jn54khce6mua7l".index(letter) for letter in text.lower().rpartition("1")[2]]
+    number = 0
+    for digit in digits[:-6]:
+        number = number << 5 | digit
+    return (number >> len(digits[:-6]) * 5 % 8).to_bytes(len(digits[:-6]) * 5 // 8, "big")
+
+
+def age_open(raw, secret):
+    """What an age file holds (age-encryption.org/v1, one chunk); None if it is wrapped to others."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+    def unbase64(text):
+        return base64.b64decode(text + b"=" * (-len(text) % 4))
+
+    private = X25519PrivateKey.from_private_bytes(secret)
+    public = private.public_key().public_bytes_raw()
+    header, _, _ = raw.partition(b"\n---")
+    for stanza in header.split(b"\n-> ")[1:]:
+        arguments, *body = stanza.split(b"\n")
+        if arguments.split(b" ")[0] != b"X25519":
+            continue
+        share = unbase64(arguments.split(b" ")[1])
+        shared = private.exchange(X25519PublicKey.from_public_bytes(share))
+        wrapping = hkdf(shared, share + public, b"age-encryption.org/v1/X25519")
+        try:
+            file_key = ChaCha20Poly1305(wrapping).decrypt(bytes(12), unbase64(b"".join(body)), None)
+        except InvalidTag:
+            continue
+        payload = raw[raw.index(b"\n", len(header) + 1) + 1 :]
+        return ChaCha20Poly1305(hkdf(file_key, payload[:16], b"payload")).decrypt(bytes(11) + b"\x01", payload[16:], None)
+    return None
+
+
+class Keys:
+    """The data keys that an identity file opens."""
+
+    def __init__(self, store, archive, identity_file):
+        with open(identity_file, encoding="ascii") as file:
+            secrets = [bech32(line.strip()) for line in file if line.startswith("AGE-SECRET-KEY-1")]
+        self.archive = ulid_bytes(archive)
+        self.data = {}
+        for name in store.names("key"):
+            found = re.fullmatch(rf"({ULID})-([0-9a-f]{{8}})", name)
+            if not found:
+                continue
+            raw = store.get(f"key/{name}")
+            expect(f"{zlib.crc32(raw):08x}" == found[2], f"key/{name}", "checksum differs")
+            for secret in secrets:
+                text = age_open(raw, secret)
+                if text is not None:
+                    prefix = f"redwind-key 1 {archive} {found[1]} ".encode()
+                    expect(text.startswith(prefix), f"key/{name}", "holds another key")
+                    self.data[ulid_bytes(found[1])] = bytes.fromhex(text[len(prefix) :].decode())
+
+    def derive(self, epoch, salt, info):
+        if epoch not in self.data:
+            raise Refused("a key is missing, or wrapped to others than this identity")
+        return hkdf(self.data[epoch], salt, info)
+
+    def document_mac(self, epoch):
+        key = self.derive(epoch, b"", b"redwind v1 document mac" + self.archive)
+        return lambda message: hmac.digest(key, message, "sha256")
+
+    def segment_mac(self, epoch, message):
+        return hmac.digest(self.derive(epoch, b"", b"redwind v1 segment mac" + self.archive), message, "sha256")
+
+
+def unseal(name, key, number, clear, sealed):
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(struct.pack("<QI", number, 0), sealed, clear)
+    except InvalidTag:
+        raise Damage(f"{name}: forged") from None
+
+
+@dataclass
+class Cipher:
+    key: bytes
+    core: bytes  # of the segment's header
+
+
 @dataclass
 class Block:
     start: int
-    data: bytes
+    data: bytes | None  # None if it is encrypted and there is no key
     marks: list  # (offset after the bytes read, instant)
 
 
 @dataclass
 class Segment:
-    predecessor: int | None
+    predecessor: bytes | None  # its checksum, and its MAC if there is one
     blocks: list
     until: int
-    checksum: int
+    named: bytes  # as its successor names it
 
 
 def leb128(name, raw, at):
@@ -157,37 +264,51 @@ def read_marks(name, raw, start, length, first):
     return marks
 
 
-def read_block(name, raw, at, start):
-    expect(at + 32 <= len(raw) and raw[at : at + 4] == b"BLK1", name, "a block is broken")
-    length, stored, marks_length, codec, first, crc = struct.unpack_from("<IIIIQI", raw, at + 4)
-    expect(0 < length <= BLOCK_MAX and codec in (0, 1), name, "a block is broken")
-    body, end = at + 32, at + 32 + marks_length + stored
+def read_block(name, raw, at, start, number, sealed, cipher):
+    expect(at + 48 <= len(raw) and raw[at : at + 4] == b"BLK1", name, "a block is broken")
+    length, stored, marks_length, codec, state_length, zero = struct.unpack_from("<IIIBBH", raw, at + 4)
+    first, last, _, _, crc = struct.unpack_from("<QQIII", raw, at + 20)
+    expect(0 < length <= BLOCK_MAX and codec in (0, 1) and state_length <= 46 and zero == 0, name, "a block is broken")
+    body = at + 48 + state_length
+    end = body + marks_length + stored + (16 if sealed else 0)
     expect(end <= len(raw), name, "a block is cut off")
-    expect(zlib.crc32(raw[body:end], zlib.crc32(raw[at : at + 28])) == crc, name, "a block's checksum differs")
-    payload = raw[body + marks_length : end]
-    data = zstd_frame(name, payload, length) if codec else payload
+    expect(zlib.crc32(raw[at + 48 : end], zlib.crc32(raw[at : at + 44])) == crc, name, "a block's checksum differs")
+    if sealed and not cipher:
+        return Block(start, None, [(start, first), (start + length, last)]), end
+    content = raw[body:end]
+    if sealed:
+        clear = cipher.core + raw[at : at + 44] + raw[at + 48 : body]
+        content = unseal(name, cipher.key, number, clear, content)
+    data = zstd_frame(name, content[marks_length:], length) if codec else content[marks_length:]
     expect(len(data) == length, name, "a block's length differs")
-    return Block(start, data, read_marks(name, raw[body : body + marks_length], start, length, first)), end
+    marks = read_marks(name, content[:marks_length], start, length, first)
+    expect(marks[-1][1] == last, name, "a block's last mark differs")
+    return Block(start, data, marks), end
 
 
 def read_segment(store, archive, ref):
     name, raw = ref.name, store.get(ref.name)
-    checked(name, raw, b"RWSEGv1\n", 10 + 48)
+    trailer = 96 if store.encrypted else 48
+    checked(name, raw, b"RWSEGv1\n", 77 + trailer)
     header_length, flags = struct.unpack_from("<HH", raw, 8)
-    expect(flags == 0, name, "flags that this decoder does not know")
-    expect(106 < header_length <= len(raw) - 48, name, "header's length")
+    expect(flags == store.encrypted, name, "flags that this decoder does not know, or not encrypted as the archive is")
+    tenure = 65 if store.encrypted else 33  # its length, the checksum included
+    expect(77 + tenure < header_length <= len(raw) - trailer, name, "header's length")
     header = raw[:header_length]
     expect(zlib.crc32(header[:-4]) == struct.unpack("<I", header[-4:])[0], name, "header's checksum differs")
     expect(header[12:28] == ulid_bytes(archive), name, "of another archive")
-    expect(header[44:60] == ulid_bytes(ref.page.history), name, "of another history")
-    term, start, has_predecessor, predecessor = struct.unpack_from("<QQBI", header, 60)
+    expect(header[28:44] == ulid_bytes(ref.page.history), name, "of another history")
+    start, _, read_empty = struct.unpack_from("<QQQ", header, 44)
+    core = header[: header_length - tenure]
+    term, has_predecessor = struct.unpack_from("<QB", header, len(core) + 16)
+    predecessor = header[len(core) + 25 : -4]
     expect(term == ref.page.term and start == ref.start, name, "name and header differ")
-    (read_empty,) = struct.unpack_from("<Q", header, 89)
     expect(read_empty == (ref.page.instant if ref.page.late else 0), name, "header and page differ")
+    cipher = segment_cipher(store, name, raw, core) if store.encrypted and store.keys else None
 
     blocks, at, offset, now = [], header_length, start, 0
-    while at < len(raw) - 48:
-        block, at = read_block(name, raw[: len(raw) - 48], at, offset)
+    while at < len(raw) - trailer:
+        block, at = read_block(name, raw[: len(raw) - trailer], at, offset, len(blocks), store.encrypted, cipher)
         expect(block.marks[0][1] >= now, name, "time goes back")
         offset, now = block.marks[-1]
         blocks.append(block)
@@ -198,8 +319,15 @@ def read_segment(store, archive, ref):
         expect(blocks[0].marks[0][1] == ref.instant, name, "name and first mark differ")
     else:
         expect(until == ref.instant, name, "name and trailer differ")
-    checksum = struct.unpack("<I", raw[-4:])[0]
-    return Segment(predecessor if has_predecessor else None, blocks, until, checksum)
+    named = raw[-4:] + (raw[-36:-4] if store.encrypted else b"")
+    return Segment(predecessor if has_predecessor else None, blocks, until, named)
+
+
+def segment_cipher(store, name, raw, core):
+    """The key of a segment that is authentic."""
+    expect(hmac.compare_digest(store.keys.segment_mac(raw[-52:-36], raw[:-36]), raw[-36:-4]), name, "forged")
+    epoch, salt = core[-48:-32], core[-32:]
+    return Cipher(store.keys.derive(epoch, salt, b"redwind v1 segment" + core[12:52]), core)
 
 
 def crc64_table():
@@ -219,14 +347,19 @@ def read_rdb(store, archive, snapshot):
     for number, entry in enumerate(snapshot["chunks"]):
         name = f"chunk/{snapshot['snapshot']}/{number:08}"
         raw = store.get(name)
-        checked(name, raw, b"RWCHKv1\n", 68)
+        head = 112 if store.encrypted else 64
+        checked(name, raw, b"RWCHKv1\n", head + 4)
         expect(raw[8:24] == ulid_bytes(archive), name, "of another archive")
         expect(raw[24:40] == ulid_bytes(snapshot["snapshot"]), name, "of another snapshot")
-        stored_number, zero, length, zeroes = struct.unpack_from("<IIQQ", raw, 40)
-        expect(stored_number == number and zero == zeroes == 0, name, "header is broken")
+        stored_number, flags, length, zeroes = struct.unpack_from("<IIQQ", raw, 40)
+        expect(stored_number == number and flags == store.encrypted and zeroes == 0, name, "header is broken")
         same = (len(raw), length, struct.unpack("<I", raw[-4:])[0])
         expect(same == (entry["stored"], entry["raw"], entry["crc32"]), name, "differs from the manifest")
-        data = zstd_frame(name, raw[64:-4], length)
+        payload = raw[head:-4]
+        if store.encrypted:
+            key = store.keys.derive(raw[64:80], raw[80:112], b"redwind v1 chunk" + raw[8:44])
+            payload = unseal(name, key, 0, raw[:head], payload)
+        data = zstd_frame(name, payload, length)
         total += length
         held += data
         body, held = held[:-8], held[-8:]
@@ -340,7 +473,7 @@ def snapshots_of(store, history):
 
 
 def manifest(store, archive, history, snapshot):
-    body = document(store, snapshot.name, "snapshot")
+    body = document(store, snapshot.name, "snapshot", signed=store.encrypted)
     position = {"history": history, "offset": snapshot.offset}
     expect(body["archive"] == archive, snapshot.name, "of another archive")
     expect(body["position"] == position and instant(body["time"]) == snapshot.time, snapshot.name, "differs from its name")
@@ -395,15 +528,19 @@ def windows_of(store, archive, history, pages, closed_at):
 
 
 class Archive:
-    def __init__(self, folder):
+    def __init__(self, folder, identity_file=None):
         self.store = Store(folder)
-        self.id = document(self.store, "archive", "archive")["archive"]
+        marker = document(self.store, "archive", "archive")
+        self.id = marker["archive"]
+        self.store.encrypted = marker.get("encrypted", False)
+        if self.store.encrypted and identity_file:
+            self.store.keys = Keys(self.store, self.id, identity_file)
         pages = pages_of(self.store)
         written = {page.history: page.term for page in pages}
         starts = []
         for name in self.store.names("history"):
             if re.fullmatch(ULID, name):
-                start = document(self.store, f"history/{name}", "history")
+                start = document(self.store, f"history/{name}", "history", signed=self.store.encrypted)
                 expect(start["history"] == name, f"history/{name}", "differs from its name")
                 starts.append(start)
         starts.sort(key=lambda start: (written.get(start["history"], start["term"]), start["history"]))
@@ -495,7 +632,7 @@ def choose(archive, options):
 
 def segments_on_the_way(archive, window, first_offset):
     """The window's segments from that offset on, read and chained."""
-    allowed, term = [], None  # the checksums that the next segment may name
+    allowed, term = [], None  # those that the next segment may name
     for ref in window.run:
         if ref.end < first_offset:
             continue
@@ -504,7 +641,7 @@ def segments_on_the_way(archive, window, first_offset):
             # Empty segments that an older term put last may be unknown to the newer one.
             known = allowed if ref.page.term != term else allowed[-1:]
             expect(segment.predecessor in known, ref.name, "does not follow the segment before it")
-        allowed = (allowed if ref.start == ref.end else []) + [segment.checksum]
+        allowed = (allowed if ref.start == ref.end else []) + [segment.named]
         term = ref.page.term
         yield segment
 
@@ -541,6 +678,8 @@ def base_of(archive, window, options):
 
 
 def restore(archive, options):
+    if archive.store.encrypted and not archive.store.keys:
+        raise Refused("the archive is encrypted: give --identity FILE")
     window = choose(archive, options)
     snapshot = base_of(archive, window, options)
     body = manifest(archive.store, archive.id, window.history, snapshot)
@@ -585,11 +724,12 @@ def main():
     point.add_argument("--offset", type=int)
     point.add_argument("--time", type=instant)
     parser.add_argument("--history")
+    parser.add_argument("--identity", metavar="FILE", help="of age, for an encrypted archive")
     options = parser.parse_args()
     if options.output and os.path.exists(options.output):
         parser.error(f"{options.output} exists already")
     try:
-        archive = Archive(options.archive)
+        archive = Archive(options.archive, options.identity)
         list_windows(archive)
         if options.output:
             restore(archive, options)

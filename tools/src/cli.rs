@@ -8,8 +8,10 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::commands::agent::AgentArgs;
 use crate::commands::check::CheckArgs;
+use crate::commands::keygen::KeygenArgs;
 use crate::commands::list::ListArgs;
 use crate::commands::restore::RestoreArgs;
+use crate::commands::rewrap::RewrapArgs;
 use crate::commands::snapshot::SnapshotArgs;
 use crate::commands::status::StatusArgs;
 use crate::commands::verify::VerifyArgs;
@@ -25,9 +27,9 @@ use crate::settings_file::SettingsFile;
     max_term_width = 100,
     after_help = "Every option can also be given as the environment variable shown with it.\n\
                   Data goes to stdout; logs, progress and errors to stderr.\n\n\
-                  Exit status: 0 done, 1 failed, 2 usage, 3 the target cannot be restored, 4 damage in the\n\
-                  archive, 5 the store cannot be reached, refuses or is unfit, 6 fenced or locked, 7 the\n\
-                  source refuses."
+                  Exit status: 0 done, 1 failed, 2 usage or a wrong or missing identity, 3 the target cannot be\n\
+                  restored, 4 damage in the archive, 5 the store cannot be reached, refuses or is unfit,\n\
+                  6 fenced or locked, 7 the source refuses."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -46,6 +48,10 @@ pub(crate) enum Command {
     Restore(Box<RestoreArgs>),
     /// Read every object and check every promise of the format
     Verify(VerifyArgs),
+    /// Make an identity and its recipient, for an encrypted archive
+    Keygen(KeygenArgs),
+    /// Let further recipients read what has been encrypted so far
+    Rewrap(RewrapArgs),
     /// Show a running agent's health and how far behind it is
     Status(StatusArgs),
     /// Ask a running agent for a snapshot now

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use redwind_agent::config::ConfigError;
 use redwind_agent::error::{AgentError, AgentExit};
 use redwind_archive::catalog::CatalogError;
+use redwind_archive::keys::{IdentityError, KeyError};
 use redwind_archive::plan::PlanError;
 use redwind_archive::store::StoreError;
 use redwind_link::LinkError;
@@ -20,7 +21,8 @@ pub(crate) enum Status {
     Done = 0,
     /// Failed, for a reason that has no status of its own.
     Failed = 1,
-    /// The command line or the settings make no sense.
+    /// The command line or the settings make no sense, or the archive is encrypted and the identity is
+    /// missing or wrong.
     Usage = 2,
     /// The target lies in a gap, in a blur, or outside every window.
     Unrestorable = 3,
@@ -53,11 +55,19 @@ impl UsageError {
 
 /// The status that an error ends the process with: that of the first cause which has one.
 pub(crate) fn status_of(error: &anyhow::Error) -> Status {
+    // Whatever could not be opened meets it as the cause of an error of its own.
+    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<KeyError>()) {
+        return if error.is_damage() { Status::Damage } else { Status::Usage };
+    }
     error.chain().find_map(status_of_cause).unwrap_or(Status::Failed)
 }
 
 fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> {
-    if cause.is::<UsageError>() || cause.is::<SettingsError>() || cause.is::<ConfigError>() {
+    if cause.is::<UsageError>()
+        || cause.is::<IdentityError>()
+        || cause.is::<SettingsError>()
+        || cause.is::<ConfigError>()
+    {
         return Some(Status::Usage);
     }
     if let Some(error) = cause.downcast_ref::<TargetError>() {
@@ -79,7 +89,8 @@ fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> 
     match cause.downcast_ref::<CatalogError>() {
         Some(CatalogError::Store(error)) => return Some(status_of_store(error)),
         Some(CatalogError::MarkerMissing(_)) => return Some(Status::Damage),
-        Some(CatalogError::Absent(_)) | None => {}
+        // What a key lacks was told before.
+        Some(CatalogError::Absent(_) | CatalogError::Key(_)) | None => {}
     }
     if let Some(error) = cause.downcast_ref::<PlanError>() {
         return Some(match error {

@@ -5,6 +5,7 @@ mod archive_args;
 mod cli;
 mod commands;
 mod exit;
+mod key_args;
 mod logging;
 mod quantity;
 mod screen;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use crate::cli::{Cli, Command};
-use crate::commands::{agent, check, list, restore, snapshot, status, verify};
+use crate::commands::{agent, check, keygen, list, restore, rewrap, snapshot, status, verify};
 use crate::exit::Status;
 use crate::logging::LogFormat;
 
@@ -44,6 +45,8 @@ fn run(cli: Cli) -> anyhow::Result<Status> {
         Command::List(args) => start()?.block_on(list::run(args)),
         Command::Restore(args) => start()?.block_on(restore::run(*args)),
         Command::Verify(args) => start()?.block_on(verify::run(args)),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Rewrap(args) => start()?.block_on(rewrap::run(args)),
         Command::Status(args) => start()?.block_on(status::run(args)),
         Command::Snapshot(args) => start()?.block_on(snapshot::run(args)),
     }

@@ -128,6 +128,7 @@ impl Candidacy {
             spool_bytes_max: config.spool.bytes_max,
             segment_bytes_max: config.segment_bytes_max,
             compression_level: config.compression_level,
+            recipients: config.recipients.clone(),
             drain_deadline: DRAIN_DEADLINE,
         };
         Self::open_with(store, settings, clock).await
@@ -138,7 +139,7 @@ impl Candidacy {
         settings: Settings,
         clock: Arc<Clock>,
     ) -> Result<Self, JournalError> {
-        let marker = term::open_archive(&store, &clock).await?;
+        let marker = term::open_archive(&store, &clock, !settings.recipients.is_empty()).await?;
         let (name, wanted, dir) = (store.name().clone(), marker.clone(), settings.spool_dir.clone());
         let limit = settings.spool_bytes_max;
         let (spool, files) = blocking(move || Spool::open(&dir, &name, &wanted, limit)).await?;
@@ -317,12 +318,12 @@ impl Candidacy {
         cancel: CancellationToken,
     ) -> Result<(Journal, JournalTasks), JournalError> {
         let Self { store, settings, clock, marker, spool, files } = self;
-        let tenure = mandate.tenure;
-        let identity = tenure.identity;
+        let mut tenure = mandate.tenure;
+        tenure.begin_epoch(&settings.recipients).await?;
         let stored = resume::find_end(&store, &marker).await?;
-        let joined = Arc::clone(&spool);
+        let (joined, heir) = (Arc::clone(&spool), tenure.clone());
         let (stored, survivors) = blocking(move || {
-            let survivors = recovery::join(&joined, &files, &stored, identity);
+            let survivors = recovery::join(&joined, &files, &stored, &heir);
             (stored, survivors)
         })
         .await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redwind_archive::catalog::CatalogError;
 use redwind_archive::documents::TermClaim;
+use redwind_archive::keys::IdentityError;
 use redwind_archive::layout::SourceName;
 use redwind_archive::read::ReadError;
 use redwind_archive::store::StoreError;
@@ -55,6 +56,27 @@ pub enum JournalError {
         /// Whose it should be.
         wanted: SourceName,
     },
+    /// The archive is encrypted, and there is nobody to encrypt to.
+    #[error(
+        "the archive in {place} is encrypted: give --recipient (or --recipients-file); nothing is written in the clear \
+         to an archive that was begun encrypted"
+    )]
+    Encrypted {
+        /// Where it lies.
+        place: String,
+    },
+    /// The archive is not encrypted, and should be written as if it were.
+    #[error(
+        "the archive in {place} was begun without encryption, and the two are never mixed: leave out --recipient and \
+         --recipients-file, or begin another archive with another --name"
+    )]
+    NotEncrypted {
+        /// Where it lies.
+        place: String,
+    },
+    /// The run's data key cannot be wrapped.
+    #[error("the archive cannot be encrypted")]
+    Key(#[source] IdentityError),
     /// The stored end of the log cannot be read, so that nothing can be written after it.
     #[error("the end of the archive's log cannot be read")]
     End(#[source] ReadError),
@@ -137,6 +159,8 @@ pub enum Verdict {
     Store,
     /// Another agent has the archive or the spool.
     Fenced,
+    /// The settings do not fit the archive.
+    Settings,
 }
 
 impl JournalError {
@@ -152,7 +176,9 @@ impl JournalError {
             | Self::Unclear { .. }
             | Self::Conflict { .. }
             | Self::SpoolLocked { .. } => Verdict::Fenced,
+            Self::Encrypted { .. } | Self::NotEncrypted { .. } => Verdict::Settings,
             Self::OtherSource { .. }
+            | Self::Key(_)
             | Self::Damaged { .. }
             | Self::OtherSpool { .. }
             | Self::Spool { .. }
@@ -170,6 +196,7 @@ impl From<CatalogError> for JournalError {
         match error {
             CatalogError::Store(error) => Self::Store(error),
             error @ CatalogError::MarkerMissing(_) => Self::Damaged { what: error.to_string() },
+            CatalogError::Key(error) => Self::Damaged { what: error.to_string() },
             CatalogError::Absent(place) => Self::Damaged { what: format!("{place} holds no archive any more") },
         }
     }

@@ -60,6 +60,7 @@ mod tests {
     use crate::journal::spool::{Kind, Spooled};
     use redwind_archive::layout::SegmentName;
     use redwind_archive::position::{HistoryId, Offset};
+    use redwind_archive::segment::Fingerprint;
     use ulid::Ulid;
 
     fn segment(history: u128, start: u64, late_since: Option<u64>) -> PendingSegment {
@@ -70,7 +71,7 @@ mod tests {
             late_since: late_since.map(Timestamp),
             read_until: Timestamp(0),
             predecessor: None,
-            crc32: 0,
+            fingerprint: Fingerprint { crc32: 0, mac: None },
             writes: 1,
             urgent: true,
         }

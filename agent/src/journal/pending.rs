@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 use redwind_archive::documents::HistoryStart;
+use redwind_archive::keys::Keyring;
 use redwind_archive::layout::SegmentName;
 use redwind_archive::position::{HistoryId, Position};
-use redwind_archive::segment::{Segment, SegmentEncoder};
+use redwind_archive::segment::{Fingerprint, Segment, SegmentEncoder};
 use redwind_archive::time::Timestamp;
 
 use super::error::JournalError;
 use super::recovery::rehead;
 use super::spool::{Spool, Spooled};
-use super::term::Identity;
+use super::term::Tenure;
 
 /// Something to be stored.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) enum Pending {
     Segment(PendingSegment),
 }
 
-/// A sealed segment. A few dozen bytes each, so that a long outage of the store is remembered in
+/// A sealed segment. A few hundred bytes each, so that a long outage of the store is remembered in
 /// little memory; the segment itself is read from its file when its turn comes.
 #[derive(Clone, Debug)]
 pub(super) struct PendingSegment {
@@ -40,10 +41,10 @@ pub(super) struct PendingSegment {
     pub(super) late_since: Option<Timestamp>,
     /// Until when everything that the server had sent stands in it or before it.
     pub(super) read_until: Timestamp,
-    /// Checksum of the segment before it, under this agent's term.
-    pub(super) predecessor: Option<u32>,
-    /// Its checksum, under this agent's term.
-    pub(super) crc32: u32,
+    /// The segment before it, under this agent's term.
+    pub(super) predecessor: Option<Fingerprint>,
+    /// What it is known by itself, under this agent's term.
+    pub(super) fingerprint: Fingerprint,
     /// Writes that end in it.
     pub(super) writes: u64,
     /// Whether somebody may wait for it: an idle minute's is not urgent.
@@ -75,22 +76,21 @@ impl PendingSegment {
     }
 
     /// Reads the object from the spool, under this agent's term, and checks every byte of it.
-    pub(super) fn load(&self, spool: &Spool, identity: Identity) -> Result<Bytes, JournalError> {
+    pub(super) fn load(&self, spool: &Spool, tenure: &Tenure) -> Result<Bytes, JournalError> {
         let damaged = || JournalError::SpoolDamaged { path: spool.path(self.file.kind, self.file.seq) };
         let bytes = spool.read(&self.file)?;
-        let segment = Segment::decode(&bytes).map_err(|_| damaged())?;
-        let (object, crc32) = if segment.header.writer == identity.writer {
-            (bytes, segment.trailer.crc32)
+        let epoch = tenure.epoch.as_deref();
+        let segment = Segment::decode(&bytes, &Keyring::closed(epoch.is_some())).map_err(|_| damaged())?;
+        let (object, trailer) = if segment.header.writer == tenure.identity.writer {
+            (bytes, segment.trailer)
         } else {
             let mut out = Vec::with_capacity(bytes.len());
-            let mut encoder = SegmentEncoder::begin(rehead(&segment.header, identity, self.predecessor), &mut out);
-            for block in &segment.blocks {
-                encoder.copy_block(block, &mut out).map_err(|_| damaged())?;
-            }
-            encoder.count(segment.trailer.records, segment.trailer.writes);
+            let header = rehead(&segment.header, tenure.identity, self.predecessor);
+            let mut encoder = SegmentEncoder::begin(header, epoch, &mut out);
+            segment.blocks.iter().for_each(|block| encoder.copy_block(block, &mut out));
             let (_, trailer) = encoder.finish(segment.trailer.read_until, &mut out);
-            (Bytes::from(out), trailer.crc32)
+            (Bytes::from(out), trailer)
         };
-        if crc32 == self.crc32 { Ok(object) } else { Err(damaged()) }
+        if trailer.fingerprint() == self.fingerprint { Ok(object) } else { Err(damaged()) }
     }
 }

@@ -1,6 +1,9 @@
 //! What a spool still holds that the store does not: sealed, chained to the stored end, and put
 //! under the new term.
 //!
+//! Nothing is decrypted, or parsed: what a dead writer encrypted, an agent that holds recipients only
+//! cannot read, and what is needed to go on stands beside each block in the clear.
+//!
 //! A file counts if it continues the log where the store, and the files before it, end: same history,
 //! same offset, same replication ID. Anything else is in the store already, or was given up by
 //! another writer that took over since, and is removed.
@@ -9,16 +12,15 @@ use std::sync::Arc;
 
 use redwind_archive::documents::HistoryStart;
 use redwind_archive::position::Position;
-use redwind_archive::segment::{self, Block, Recovered, SegmentEncoder, SegmentError, SegmentHeader};
-use redwind_stream::FramerState;
+use redwind_archive::segment::{self, Fingerprint, Recovered, SegmentEncoder, SegmentHeader};
 
 use super::entry::ResumePoint;
 use super::error::JournalError;
 use super::lineage;
 use super::pending::{Pending, PendingSegment};
-use super::resume::{LogEnd, StoredLog, scan};
+use super::resume::{LogEnd, StoredLog};
 use super::spool::{Kind, Spool, Spooled};
-use super::term::Identity;
+use super::term::{Identity, Tenure};
 
 /// What the spool adds to the stored log.
 #[derive(Debug)]
@@ -36,9 +38,9 @@ pub(super) fn join(
     spool: &Arc<Spool>,
     files: &[Spooled],
     stored: &StoredLog,
-    identity: Identity,
+    tenure: &Tenure,
 ) -> Result<Survivors, JournalError> {
-    let mut joiner = Joiner { spool, stored, identity, end: stored.end.clone(), last: None };
+    let mut joiner = Joiner { spool, stored, tenure, end: stored.end.clone() };
     let mut pending = Vec::new();
     let mut surplus = Vec::new();
     for file in files {
@@ -51,7 +53,6 @@ pub(super) fn join(
             None => surplus.push(*file),
         }
     }
-    joiner.scan_last()?;
     let end = joiner.end;
     for file in &surplus {
         spool.remove(file)?;
@@ -62,10 +63,8 @@ pub(super) fn join(
 struct Joiner<'a> {
     spool: &'a Arc<Spool>,
     stored: &'a StoredLog,
-    identity: Identity,
+    tenure: &'a Tenure,
     end: Option<LogEnd>,
-    /// The last segment joined: only its stream has to be scanned.
-    last: Option<(FramerState, Vec<Block>)>,
 }
 
 impl Joiner<'_> {
@@ -81,16 +80,15 @@ impl Joiner<'_> {
             tracing::warn!(history = %start.history, "dropping a history that another writer's log does not lead to");
             return Ok(None);
         }
-        start.term = self.identity.term;
+        start.term = self.tenure.identity.term;
         self.end = Some(LogEnd {
             history_start: start.start,
             started: start.started,
             newest_time: start.started,
             point: ResumePoint::at_start_of(&start),
-            last_crc32: None,
+            last_segment: None,
             damaged_until: None,
         });
-        self.last = None;
         Ok(Some(Box::new(start)))
     }
 
@@ -104,28 +102,18 @@ impl Joiner<'_> {
             return Ok(None);
         }
         let Some(end) = self.end.as_mut() else { return Ok(None) };
-        let damaged = |_: SegmentError| JournalError::SpoolDamaged { path: self.spool.path(file.kind, file.seq) };
         if end.damaged_until == Some(found.header.start) {
             // Behind what is damaged in the store: the chain goes on as it was written.
             end.point.position.offset = found.header.start;
             end.point.damaged = false;
-            end.last_crc32 = found.header.predecessor;
+            end.last_segment = found.header.predecessor;
         }
         end.damaged_until = None;
-        let (records, writes) = match &found.trailer {
-            Some(trailer) => (trailer.records, trailer.writes),
-            None => match scan(found.header.framer.clone(), &found.blocks) {
-                Ok(scanned) => (scanned.records, scanned.writes),
-                Err(_) => return Ok(None),
-            },
-        };
-        let read_until = found.trailer.map(|trailer| trailer.read_until).or(found.last_arrival).unwrap_or_default();
+        let read_until = found.trailer.map(|trailer| trailer.read_until).or(found.last_arrival()).unwrap_or_default();
         let mut sealed = Vec::with_capacity(file.bytes as usize + 1024);
-        let mut encoder = SegmentEncoder::begin(rehead(&found.header, self.identity, end.last_crc32), &mut sealed);
-        for block in &found.blocks {
-            encoder.copy_block(block, &mut sealed).map_err(damaged)?;
-        }
-        encoder.count(records, writes);
+        let header = rehead(&found.header, self.tenure.identity, end.last_segment);
+        let mut encoder = SegmentEncoder::begin(header, self.tenure.epoch.as_deref(), &mut sealed);
+        found.blocks.iter().for_each(|block| encoder.copy_block(block, &mut sealed));
         let (name, trailer) = encoder.finish(read_until, &mut sealed);
         // One that was sealed is put under the new header when it is uploaded: a spool of gigabytes is
         // not written again before the link can be attached.
@@ -136,17 +124,17 @@ impl Joiner<'_> {
             history: found.header.history,
             late_since: found.header.late_since,
             read_until: found.header.late_since.unwrap_or(trailer.read_until),
-            predecessor: end.last_crc32,
-            crc32: trailer.crc32,
-            writes,
+            predecessor: end.last_segment,
+            fingerprint: trailer.fingerprint(),
+            writes: trailer.writes,
             urgent: true,
         };
         end.point.position.offset = trailer.end;
         end.point.read_until = pending.read_until;
         end.newest_time = end.newest_time.max(trailer.read_until);
-        end.last_crc32 = Some(trailer.crc32);
+        end.last_segment = Some(trailer.fingerprint());
+        end.point.framer = found.framer_end().clone();
         end.point.replication_ids = found.header.replication_ids;
-        self.last = Some((found.header.framer, found.blocks));
         Ok(Some(pending))
     }
 
@@ -155,7 +143,8 @@ impl Joiner<'_> {
         let Some(end) = &self.end else { return false };
         let (header, point) = (&found.header, &end.point);
         let vouches = found.trailer.is_some_and(|trailer| trailer.read_until > point.read_until);
-        header.archive == self.identity.archive
+        header.archive == self.tenure.identity.archive
+            && header.encryption.is_some() == self.tenure.epoch.is_some()
             && header.history == point.position.history
             && (header.start == point.position.offset || Some(header.start) == end.damaged_until)
             && lineage::agree(&point.replication_ids, &header.replication_ids, header.start)
@@ -178,19 +167,9 @@ impl Joiner<'_> {
     fn position(&self) -> Option<Position> {
         self.end.as_ref().map(|end| end.point.position)
     }
-
-    fn scan_last(&mut self) -> Result<(), JournalError> {
-        if let Some((end, (framer, blocks))) = self.end.as_mut().zip(self.last.take()) {
-            let scanned = scan(framer, &blocks).map_err(|error| JournalError::Damaged {
-                what: format!("the last segment in the spool holds no replication stream: {error}"),
-            })?;
-            end.point.framer = scanned.framer;
-        }
-        Ok(())
-    }
 }
 
 /// A header under another term.
-pub(super) fn rehead(header: &SegmentHeader, identity: Identity, predecessor: Option<u32>) -> SegmentHeader {
+pub(super) fn rehead(header: &SegmentHeader, identity: Identity, predecessor: Option<Fingerprint>) -> SegmentHeader {
     SegmentHeader { writer: identity.writer, term: identity.term, predecessor, ..header.clone() }
 }

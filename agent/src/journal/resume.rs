@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use redwind_archive::catalog::{Catalog, HistoryLog, LostHistory};
 use redwind_archive::documents::{Manifest, Marker};
-use redwind_archive::layout::{ObjectName, PageName, SegmentName};
+use redwind_archive::keys::{Identities, Keyring};
+use redwind_archive::layout::ObjectName;
 use redwind_archive::position::{HistoryId, Offset, Position};
-use redwind_archive::read::{self, ReadError};
-use redwind_archive::segment::{Block, Segment, SegmentError};
+use redwind_archive::read;
+use redwind_archive::segment::{Fingerprint, Segment};
 use redwind_archive::store::{SourceStore, StoreError};
 use redwind_archive::time::Timestamp;
-use redwind_stream::{FrameError, Framer, FramerState, RecordKind};
+use redwind_stream::Framer;
 use ulid::Ulid;
 
 use super::entry::ResumePoint;
@@ -29,8 +30,8 @@ pub(super) struct LogEnd {
     pub(super) point: ResumePoint,
     /// No arrival in it is later.
     pub(super) newest_time: Timestamp,
-    /// The checksum of its last segment; `None` when the history has none.
-    pub(super) last_crc32: Option<u32>,
+    /// Its last segment; `None` when the history has none.
+    pub(super) last_segment: Option<Fingerprint>,
     /// Where the log reached, when the store's last segments are damaged. What the spool holds from
     /// there on goes on behind them.
     pub(super) damaged_until: Option<Offset>,
@@ -54,7 +55,7 @@ pub(super) struct StoredLog {
 /// Reads where the stored log ends. To be called after the term has been claimed: from then on no
 /// other writer's put counts.
 pub(super) async fn find_end(store: &SourceStore, marker: &Marker) -> Result<StoredLog, JournalError> {
-    let catalog = Catalog::open(store).await?;
+    let catalog = Catalog::open(store, &Identities::none()).await?;
     let snapshots = catalog.histories.iter().flat_map(|log| &log.snapshots);
     let snapshots = snapshots.chain(catalog.lost.iter().flat_map(|lost| &lost.snapshots));
     let mut stored = StoredLog {
@@ -70,7 +71,7 @@ pub(super) async fn find_end(store: &SourceStore, marker: &Marker) -> Result<Sto
     } else if let Some(newest) = newest {
         stored.lowest_snapshot = newest.snapshots.iter().map(|snapshot| snapshot.offset).min();
         stored.newest_snapshot = newest_snapshot(&catalog, newest, store).await?;
-        stored.end = Some(end_of(newest, store, marker).await?);
+        stored.end = Some(end_of(newest, store, marker, &catalog.keys).await?);
     }
     Ok(stored)
 }
@@ -95,25 +96,30 @@ async fn newest_snapshot(
 ///
 /// What is damaged behind it is read from the server once more, if the server still has it; the page
 /// that the new term begins there makes the damaged segments void.
-async fn end_of(log: &HistoryLog, store: &SourceStore, marker: &Marker) -> Result<LogEnd, JournalError> {
+async fn end_of(
+    log: &HistoryLog,
+    store: &SourceStore,
+    marker: &Marker,
+    keys: &Keyring,
+) -> Result<LogEnd, JournalError> {
     let mut end = LogEnd {
         history_start: log.start.start,
         started: log.start.started,
         newest_time: log.start.started,
         point: ResumePoint::at_start_of(&log.start),
-        last_crc32: None,
+        last_segment: None,
         damaged_until: None,
     };
     for (index, page) in log.pages.iter().enumerate().rev() {
         let segments = log.segments(store, index).await?;
         for (name, _) in segments.into_iter().rev() {
-            match read_last(store, marker, page, &name).await {
-                Ok((segment, framer)) => {
-                    end.stand_behind(segment, framer);
+            match read::read(store, marker, keys, page, &name).await {
+                Ok(segment) => {
+                    end.stand_behind(&segment);
                     return Ok(end);
                 }
                 // One of a later release is not to be made void by an older one.
-                Err(LastError::Read(error)) if error.is_newer() || !error.is_damage() => {
+                Err(error) if error.is_newer() || !error.is_damage() => {
                     return Err(JournalError::End(error));
                 }
                 Err(error) => {
@@ -129,36 +135,15 @@ async fn end_of(log: &HistoryLog, store: &SourceStore, marker: &Marker) -> Resul
     Ok(end)
 }
 
-/// Why a segment cannot be continued.
-#[derive(Debug, thiserror::Error)]
-enum LastError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error("its stream cannot be parsed")]
-    Scan(#[from] ScanError),
-}
-
-/// Reads a segment, and the state of the parser at its end.
-async fn read_last(
-    store: &SourceStore,
-    marker: &Marker,
-    page: &PageName,
-    name: &SegmentName,
-) -> Result<(Segment, FramerState), LastError> {
-    let segment = read::read(store, marker, page, name).await?;
-    let scanned = scan(segment.header.framer.clone(), &segment.blocks)?;
-    Ok((segment, scanned.framer))
-}
-
 impl LogEnd {
-    fn stand_behind(&mut self, segment: Segment, framer: FramerState) {
+    fn stand_behind(&mut self, segment: &Segment) {
         let Segment { header, trailer, .. } = segment;
         self.point.position.offset = trailer.end;
-        self.point.framer = framer;
-        self.point.replication_ids = header.replication_ids;
+        self.point.framer = segment.framer_end().clone();
+        self.point.replication_ids = header.replication_ids.clone();
         self.point.read_until = header.late_since.unwrap_or(trailer.read_until);
         self.newest_time = trailer.read_until;
-        self.last_crc32 = Some(trailer.crc32);
+        self.last_segment = Some(trailer.fingerprint());
     }
 }
 
@@ -187,40 +172,7 @@ async fn end_of_lost(lost: &LostHistory, store: &SourceStore) -> Result<LogEnd, 
             damaged: true,
         },
         newest_time: time,
-        last_crc32: None,
+        last_segment: None,
         damaged_until: None,
     })
-}
-
-/// What a scan of a segment's stream tells.
-#[derive(Debug)]
-pub(super) struct Scanned {
-    /// The parser's state at the end.
-    pub(super) framer: FramerState,
-    /// Records that end in it.
-    pub(super) records: u64,
-    /// Those of them that are writes.
-    pub(super) writes: u64,
-}
-
-/// Why a segment's stream cannot be scanned.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ScanError {
-    #[error(transparent)]
-    Block(#[from] SegmentError),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-}
-
-/// Scans the blocks of a segment, whose parser starts in `state`.
-pub(super) fn scan(state: FramerState, blocks: &[Block]) -> Result<Scanned, ScanError> {
-    let mut framer = Framer::resume(state);
-    let (mut records, mut writes) = (0, 0);
-    for block in blocks {
-        framer.push(&block.bytes()?, |record| {
-            records += 1;
-            writes += u64::from(record.kind == RecordKind::Write);
-        })?;
-    }
-    Ok(Scanned { framer: framer.state(), records, writes })
 }

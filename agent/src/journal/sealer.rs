@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redwind_archive::documents::HistoryStart;
-use redwind_archive::segment::{self, ReplicationId, SegmentEncoder, SegmentHeader};
+use redwind_archive::keys::Epoch;
+use redwind_archive::segment::{self, BlockContent, Fingerprint, ReplicationId, SegmentEncoder, SegmentHeader};
 use redwind_archive::time::{Clock, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -37,6 +38,8 @@ pub(super) struct SealerParts {
     pub(super) clock: Arc<Clock>,
     pub(super) snapshots: watch::Receiver<SnapshotState>,
     pub(super) identity: Identity,
+    /// Under which key; `None` in an archive that is not encrypted.
+    pub(super) epoch: Option<Arc<Epoch>>,
     /// Bytes of stream after which a segment is sealed.
     pub(super) segment_bytes_max: u64,
     /// Level of zstd.
@@ -69,7 +72,7 @@ pub(super) struct Sealer {
 /// The history that is being written.
 struct Log {
     point: ResumePoint,
-    last_crc32: Option<u32>,
+    last_segment: Option<Fingerprint>,
     /// Until when its last segment vouches.
     sealed_until: Timestamp,
     clock_offset: Option<i64>,
@@ -103,7 +106,7 @@ impl Sealer {
         let log = parts.end.clone().map(|end| Log {
             sealed_until: end.point.read_until,
             point: end.point,
-            last_crc32: end.last_crc32,
+            last_segment: end.last_segment,
             clock_offset: None,
             open: None,
         });
@@ -182,7 +185,7 @@ impl Sealer {
         let seq = self.take_seq();
         self.log = Some(Log {
             point: ResumePoint::at_start_of(&start),
-            last_crc32: None,
+            last_segment: None,
             sealed_until: start.started,
             clock_offset: None,
             open: None,
@@ -211,10 +214,9 @@ impl Sealer {
         self.open(batch.late_since)?;
         let Some(log) = self.log.as_mut() else { return Ok(()) };
         let Some(open) = log.open.as_mut() else { return Ok(()) };
-        let Batch { bytes, marks, records, writes, .. } = &batch;
-        open.encoder
-            .block(&mut self.compressor, bytes, marks, *records, *writes, &mut open.unsent)
-            .map_err(JournalError::Compress)?;
+        let Batch { bytes, marks, records, writes, framer_end, .. } = &batch;
+        let content = BlockContent { bytes, marks, records: *records, writes: *writes, framer_end };
+        open.encoder.block(&mut self.compressor, &content, &mut open.unsent).map_err(JournalError::Compress)?;
         open.first_write = open.first_write.or(batch.first_write);
         open.send(&self.parts.spool)?;
         log.point.append(&batch);
@@ -242,16 +244,17 @@ impl Sealer {
             history: log.point.position.history,
             term: identity.term,
             start: log.point.position.offset,
-            predecessor: log.last_crc32,
+            predecessor: log.last_segment,
             opened: self.parts.clock.now(),
             late_since,
             clock_offset: log.clock_offset,
             replication_ids: log.point.replication_ids.clone(),
             framer: log.point.framer.clone(),
             snapshot: self.parts.snapshots.borrow().newest,
+            encryption: self.parts.epoch.as_deref().map(Epoch::encryption),
         };
         let mut unsent = self.parts.spool.buffer();
-        let encoder = SegmentEncoder::begin(header, &mut unsent);
+        let encoder = SegmentEncoder::begin(header, self.parts.epoch.as_deref(), &mut unsent);
         log.open = Some(Open { encoder, seq, bytes: 0, unsent, first_write: None });
         Ok(())
     }
@@ -309,8 +312,8 @@ impl Sealer {
             history,
             late_since,
             read_until,
-            predecessor: log.last_crc32.replace(trailer.crc32),
-            crc32: trailer.crc32,
+            predecessor: log.last_segment.replace(trailer.fingerprint()),
+            fingerprint: trailer.fingerprint(),
             writes: trailer.writes,
             urgent: trailer.writes > 0 || (waited && name.end > name.start),
         };

@@ -190,9 +190,10 @@ impl ChunkMaker {
     }
 
     fn hand_on(&self, number: u32, encoder: &mut ChunkEncoder) -> Result<(), JournalError> {
-        let archive = self.shared.upstream.tenure.identity.archive;
-        let id = ChunkId { archive, snapshot: self.shared.id, number };
-        let (object, entry) = encoder.finish(id, self.shared.take_buffer()).map_err(JournalError::Compress)?;
+        let tenure = &self.shared.upstream.tenure;
+        let id = ChunkId { archive: tenure.identity.archive, snapshot: self.shared.id, number };
+        let (epoch, buffer) = (tenure.epoch.as_deref(), self.shared.take_buffer());
+        let (object, entry) = encoder.finish(id, epoch, buffer).map_err(JournalError::Compress)?;
         let place = self.place(number, object)?;
         self.made.send(Chunk { number, entry, place }).map_err(|_| JournalError::Closed)
     }

@@ -239,7 +239,8 @@ impl Shared {
         // Before, so that a fenced writer shows none; after, so that none counts that a successor may
         // not have seen.
         self.check_tenure().await?;
-        let put = upstream.persistence.until_answered(|| upstream.store.put_document(&name, &manifest)).await;
+        let epoch = upstream.tenure.epoch.as_deref();
+        let put = upstream.persistence.until_answered(|| upstream.store.put_signed(&name, &manifest, epoch)).await;
         if put != Put::Stored {
             return Err(upstream.conflict(&name).await);
         }

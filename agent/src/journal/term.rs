@@ -6,9 +6,12 @@
 //! that object exists. So the store must refuse a put to a name that is taken, which is tried out with
 //! every claim.
 
+use std::sync::Arc;
+
 use redwind_archive::catalog::CatalogError;
 use redwind_archive::document;
 use redwind_archive::documents::{Marker, TermClaim};
+use redwind_archive::keys::{Epoch, EpochId, Recipients};
 use redwind_archive::layout::{ObjectName, SourceName};
 use redwind_archive::position::Term;
 use redwind_archive::store::{Put, SourceStore, StoreError};
@@ -36,6 +39,9 @@ pub(super) struct Tenure {
     store: SourceStore,
     /// Who writes.
     pub(super) identity: Identity,
+    /// Under which key; `None` in an archive that is not encrypted, and before
+    /// [`begin_epoch`](Self::begin_epoch).
+    pub(super) epoch: Option<Arc<Epoch>>,
 }
 
 /// A new id, of the time that the agent's clock shows.
@@ -43,27 +49,32 @@ pub(super) fn new_id(clock: &Clock) -> Ulid {
     Ulid::from_parts(clock.now().0 / 1000, Ulid::generate().random())
 }
 
-/// Reads the archive's marker, or makes the archive.
-pub(super) async fn open_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, JournalError> {
+/// Reads the archive's marker, or makes the archive. Whether it is encrypted was settled then.
+pub(super) async fn open_archive(store: &SourceStore, clock: &Clock, encrypted: bool) -> Result<Marker, JournalError> {
     let marker = match store.find_document::<Marker>(&ObjectName::Marker).await? {
         Some(marker) => marker,
         None if store.is_claimed().await? => {
             return Err(CatalogError::MarkerMissing(store.describe(&ObjectName::Marker)).into());
         }
-        None => make_archive(store, clock).await?,
+        None => make_archive(store, clock, encrypted).await?,
     };
-    if marker.source == *store.name() {
-        return Ok(marker);
+    if marker.source != *store.name() {
+        let wanted: SourceName = store.name().clone();
+        return Err(JournalError::OtherSource { place: store.to_string(), found: marker.source, wanted });
     }
-    let wanted: SourceName = store.name().clone();
-    Err(JournalError::OtherSource { place: store.to_string(), found: marker.source, wanted })
+    match (marker.encrypted, encrypted) {
+        (true, false) => Err(JournalError::Encrypted { place: store.to_string() }),
+        (false, true) => Err(JournalError::NotEncrypted { place: store.to_string() }),
+        _ => Ok(marker),
+    }
 }
 
-async fn make_archive(store: &SourceStore, clock: &Clock) -> Result<Marker, StoreError> {
+async fn make_archive(store: &SourceStore, clock: &Clock, encrypted: bool) -> Result<Marker, StoreError> {
     let marker = Marker {
         archive: new_id(clock),
         source: store.name().clone(),
         created: clock.now(),
+        encrypted,
         redwind: RELEASE.to_owned(),
     };
     match store.put_document(&ObjectName::Marker, &marker).await? {
@@ -105,13 +116,30 @@ impl Tenure {
             Put::Stored => {
                 prove_conditional(&store, &claim).await?;
                 let identity = Identity { archive, writer: claim.writer, term: claim.term };
-                Ok(Claim::Won(Self { store, identity }))
+                Ok(Claim::Won(Self { store, identity, epoch: None }))
             }
             Put::Taken(found) => {
                 let theirs = document::decode(&found).unwrap_or_else(|_| unreadable(claim.term));
                 Ok(Claim::Lost(Box::new(theirs)))
             }
         }
+    }
+
+    /// Begins to encrypt to these recipients, if there are any: makes a data key and puts it, wrapped, in
+    /// the store before anything is written with it.
+    pub(super) async fn begin_epoch(&mut self, recipients: &Recipients) -> Result<(), JournalError> {
+        if recipients.is_empty() {
+            return Ok(());
+        }
+        let Identity { archive, writer, .. } = self.identity;
+        let epoch = Epoch::generate(EpochId(writer), archive);
+        let (name, object) = epoch.wrap(recipients).map_err(JournalError::Key)?;
+        let name = ObjectName::Key(name);
+        match self.store.put_new(&name, object.into()).await? {
+            Put::Stored => self.epoch = Some(Arc::new(epoch)),
+            Put::Taken(_) => return Err(JournalError::Conflict { object: self.store.describe(&name) }),
+        }
+        Ok(())
     }
 
     /// The claim that ended this tenure, if there is one.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use redwind_archive::catalog::Catalog;
 use redwind_archive::chain::Chain;
 use redwind_archive::documents::{Cause, HistoryStart, Server};
+use redwind_archive::keys::{Identities, Keyring, NewIdentity};
 use redwind_archive::layout::SourceName;
 use redwind_archive::position::{HistoryId, Offset, Position, Term};
 use redwind_archive::read;
@@ -44,6 +45,8 @@ struct Rig {
     segment_bytes_max: u64,
     spool_bytes_max: u64,
     drain_deadline: Duration,
+    /// Whose archive it is, if it is encrypted.
+    identity: Option<NewIdentity>,
 }
 
 impl Rig {
@@ -55,7 +58,22 @@ impl Rig {
             segment_bytes_max: 8 << 10,
             spool_bytes_max: 64 << 20,
             drain_deadline: PATIENCE,
+            identity: None,
         }
+    }
+
+    /// A rig whose archive is encrypted: its agents hold a recipient, never the identity.
+    fn encrypted() -> Self {
+        Self { identity: Some(NewIdentity::generate()), ..Self::new() }
+    }
+
+    fn identities(&self) -> Identities {
+        self.identity.as_ref().map(NewIdentity::identities).unwrap_or_default()
+    }
+
+    /// What opens the archive.
+    async fn keys(&self) -> Keyring {
+        Catalog::open(&self.source(), &self.identities()).await.unwrap().keys
     }
 
     fn source(&self) -> SourceStore {
@@ -69,6 +87,7 @@ impl Rig {
             spool_bytes_max: self.spool_bytes_max,
             segment_bytes_max: self.segment_bytes_max,
             compression_level: 1,
+            recipients: self.identity.as_ref().map(NewIdentity::recipients).unwrap_or_default(),
             drain_deadline: self.drain_deadline,
         }
     }
@@ -100,18 +119,18 @@ impl Rig {
 
     /// What the archive holds of a history.
     async fn stored(&self, history: HistoryId) -> Vec<u8> {
-        stored_in(&self.source(), history).await
+        stored_in(&self.source(), &self.identities(), history).await
     }
 }
 
 /// What an archive holds of a history: every segment checked, chained, in catalog order.
-async fn stored_in(store: &SourceStore, history: HistoryId) -> Vec<u8> {
-    let catalog = Catalog::open(store).await.unwrap();
+async fn stored_in(store: &SourceStore, identities: &Identities, history: HistoryId) -> Vec<u8> {
+    let catalog = Catalog::open(store, identities).await.unwrap();
     let Some(log) = catalog.history(history) else { return Vec::new() };
     let (mut bytes, mut chain, mut framer) = (Vec::new(), Chain::new(), Framer::new(None));
     for (index, page) in log.pages.iter().enumerate() {
         for (name, _) in log.segments(store, index).await.unwrap() {
-            let segment = read::read(store, &catalog.marker, page, &name).await.unwrap();
+            let segment = read::read(store, &catalog.marker, &catalog.keys, page, &name).await.unwrap();
             chain.push(&segment.header, &segment.trailer).unwrap();
             assert_eq!(segment.header.start, START.advance(bytes.len() as u64));
             assert_eq!(segment.header.framer, framer.state());

@@ -294,8 +294,8 @@ async fn put_segment(
 /// Reads a segment from the spool; waits where no file can be opened.
 async fn load(upstream: &Upstream, segment: &PendingSegment) -> Result<Bytes, JournalError> {
     loop {
-        let (spool, segment, identity) = (Arc::clone(&upstream.spool), segment.clone(), upstream.tenure.identity);
-        match blocking(move || segment.load(&spool, identity)).await {
+        let (spool, segment, tenure) = (Arc::clone(&upstream.spool), segment.clone(), upstream.tenure.clone());
+        match blocking(move || segment.load(&spool, &tenure)).await {
             Err(JournalError::Spool { source, .. }) if is_no_room(&source) => tokio::time::sleep(NO_ROOM_PAUSE).await,
             loaded => return loaded,
         }
@@ -313,7 +313,8 @@ async fn put_history(
         return Err(JournalError::Fenced(Box::new(claim)));
     }
     let name = ObjectName::History(start.history);
-    match upstream.persistence.until_answered(|| upstream.store.put_document(&name, start.as_ref())).await {
+    let epoch = upstream.tenure.epoch.as_deref();
+    match upstream.persistence.until_answered(|| upstream.store.put_signed(&name, start.as_ref(), epoch)).await {
         Put::Stored => Ok(Pending::History { file, start }),
         // Put by our last run, under its term, which ended before it knew.
         Put::Taken(found) if is_same_history(&found, &start) => Ok(Pending::History { file, start }),

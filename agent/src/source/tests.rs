@@ -39,6 +39,7 @@ impl Agent {
             password_file: None,
             tls: redwind_link::TlsOptions::default(),
             store: format!("file://{}", store.display()).parse().unwrap(),
+            recipients: redwind_archive::keys::Recipients::default(),
             spool: SpoolConfig { dir: folder.path().join("spool"), bytes_max: SPOOL_BYTES_DEFAULT },
             flush_interval: Duration::from_millis(50),
             getack_interval: Duration::from_millis(10),

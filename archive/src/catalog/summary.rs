@@ -9,7 +9,7 @@ use crate::concurrent;
 use crate::documents::{Cause, Manifest};
 use crate::layout::{ManifestName, ObjectName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset};
-use crate::segment::{TRAILER_BYTES, Trailer};
+use crate::segment::Trailer;
 use crate::store::{SourceStore, StoreError};
 use crate::time::Timestamp;
 
@@ -144,8 +144,10 @@ impl Catalog {
     /// # Errors
     /// When the store cannot be read.
     pub async fn summary(&self, store: &SourceStore) -> Result<Summary, StoreError> {
-        let windows = concurrent::all(self.histories.iter().map(|history| history.windows(store).boxed()).collect());
-        let blurs = concurrent::all(self.histories.iter().map(|history| history.blurs(store).boxed()).collect());
+        let encrypted = self.marker.encrypted;
+        let windows = self.histories.iter().map(|history| history.windows(store, encrypted).boxed()).collect();
+        let blurs = self.histories.iter().map(|history| history.blurs(store, encrypted).boxed()).collect();
+        let (windows, blurs) = (concurrent::all(windows), concurrent::all(blurs));
         let manifests = self.histories.iter().flat_map(|history| &history.snapshots);
         let snapshots = concurrent::all(manifests.map(|name| self.summarise(store, name).boxed()).collect());
         let (restorable, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
@@ -212,9 +214,9 @@ impl Catalog {
 }
 
 impl HistoryLog {
-    async fn windows(&self, store: &SourceStore) -> Result<Restorable, StoreError> {
+    async fn windows(&self, store: &SourceStore, encrypted: bool) -> Result<Restorable, StoreError> {
         let mut windows: Vec<Window> = Vec::new();
-        let stretches = self.stretches(store).await?;
+        let stretches = self.stretches(store, encrypted).await?;
         let log_end = stretches.last().map(|(_, end)| end.offset);
         for (from, end) in stretches {
             let within = |snapshot: &&ManifestName| (from..=end.offset).contains(&snapshot.offset);
@@ -233,9 +235,10 @@ impl HistoryLog {
     }
 
     /// The stretches of the log without a hole: where each begins and ends.
-    async fn stretches(&self, store: &SourceStore) -> Result<Vec<(Offset, End)>, StoreError> {
+    async fn stretches(&self, store: &SourceStore, encrypted: bool) -> Result<Vec<(Offset, End)>, StoreError> {
         let runs = self.unbroken_runs(store).await?;
-        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
+        let ends =
+            concurrent::all(runs.iter().map(|run| self.end_of(store, encrypted, *run).boxed()).collect()).await?;
         let holes = self.holes(store).await?;
         let mut stretches = Vec::new();
         for (run, end) in runs.into_iter().zip(ends) {
@@ -245,7 +248,7 @@ impl HistoryLog {
             for hole in holes.iter().filter(|hole| begin <= hole.from && hole.to <= end.offset) {
                 let read_until = match &hole.before {
                     Some((page, segment, length)) if from < hole.from => {
-                        read_end(store, &self.pages[*page], segment, *length).await?.read_until
+                        read_end(store, encrypted, &self.pages[*page], segment, *length).await?.read_until
                     }
                     _ => self.pages[run.first].time,
                 };
@@ -292,9 +295,10 @@ impl HistoryLog {
         }
     }
 
-    async fn blurs(&self, store: &SourceStore) -> Result<Vec<Blur>, StoreError> {
+    async fn blurs(&self, store: &SourceStore, encrypted: bool) -> Result<Vec<Blur>, StoreError> {
         let runs = self.late_runs();
-        let ends = concurrent::all(runs.iter().map(|run| self.end_of(store, *run).boxed()).collect()).await?;
+        let ends =
+            concurrent::all(runs.iter().map(|run| self.end_of(store, encrypted, *run).boxed()).collect()).await?;
         Ok(runs.into_iter().zip(ends).filter_map(|(run, end)| Some(self.blur(run, end?))).collect())
     }
 
@@ -311,21 +315,27 @@ impl HistoryLog {
 
     /// Where the last segment of a run ends, and until when it vouches; `None` when the run has no
     /// segment that counts. Takes one listing and one small read, more where pages are empty.
-    async fn end_of(&self, store: &SourceStore, run: Run) -> Result<Option<End>, StoreError> {
+    async fn end_of(&self, store: &SourceStore, encrypted: bool, run: Run) -> Result<Option<End>, StoreError> {
         for page in (run.first..=run.last).rev() {
             if let Some((segment, length)) = self.segments(store, page).await?.last() {
-                return read_end(store, &self.pages[page], segment, *length).await.map(Some);
+                return read_end(store, encrypted, &self.pages[page], segment, *length).await.map(Some);
             }
         }
         Ok(None)
     }
 }
 
-async fn read_end(store: &SourceStore, page: &PageName, segment: &SegmentName, length: u64) -> Result<End, StoreError> {
+async fn read_end(
+    store: &SourceStore,
+    encrypted: bool,
+    page: &PageName,
+    segment: &SegmentName,
+    length: u64,
+) -> Result<End, StoreError> {
     let name = ObjectName::Segment(page.clone(), *segment);
-    let tail_bytes = TRAILER_BYTES as u64;
+    let tail_bytes = Trailer::bytes(encrypted) as u64;
     let tail = if length < tail_bytes { Bytes::new() } else { store.get_tail(&name, length, tail_bytes).await? };
     // A damaged trailer vouches for nothing beyond what the name says; verify will name it.
-    let read_until = Trailer::decode(&tail).ok().filter(|trailer| trailer.end == segment.end);
+    let read_until = Trailer::decode(&tail, encrypted).ok().filter(|trailer| trailer.end == segment.end);
     Ok(End { offset: segment.end, read_until: read_until.map_or(segment.time, |trailer| trailer.read_until) })
 }

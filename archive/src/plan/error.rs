@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::SnapshotsBeside;
 use crate::catalog::{HistoryLog, LostHistory, Summary, Window};
+use crate::keys::KeyError;
 use crate::layout::ManifestName;
 use crate::position::{HistoryId, Offset, Position};
 use crate::read::ReadError;
@@ -166,7 +167,10 @@ pub enum PlanError {
         /// What is wrong with its manifest.
         source: StoreError,
     },
-    /// A segment is missing or damaged, or cannot be fetched.
+    /// The archive cannot be opened without an identity.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A segment is missing or damaged, or cannot be fetched or opened.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The bytes of a segment are no replication stream.

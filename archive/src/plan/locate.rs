@@ -10,9 +10,8 @@ use futures::FutureExt;
 use super::SegmentRef;
 use super::cut::{Cut, Ended, ScanError, scan};
 use super::error::PlanError;
-use crate::catalog::HistoryLog;
+use crate::catalog::{Catalog, HistoryLog};
 use crate::concurrent;
-use crate::documents::Marker;
 use crate::layout::{ManifestName, ObjectName, SegmentName};
 use crate::position::Offset;
 use crate::read::{self, ReadError};
@@ -23,7 +22,7 @@ use crate::time::Timestamp;
 /// Reads a history's log, listing each page at most once.
 pub(super) struct Locator<'a> {
     store: &'a SourceStore,
-    marker: &'a Marker,
+    catalog: &'a Catalog,
     log: &'a HistoryLog,
     listed: HashMap<usize, Vec<(SegmentName, u64)>>,
 }
@@ -32,8 +31,8 @@ pub(super) struct Locator<'a> {
 type Found = (usize, SegmentName);
 
 impl<'a> Locator<'a> {
-    pub(super) fn new(store: &'a SourceStore, marker: &'a Marker, log: &'a HistoryLog) -> Self {
-        Self { store, marker, log, listed: HashMap::new() }
+    pub(super) fn new(store: &'a SourceStore, catalog: &'a Catalog, log: &'a HistoryLog) -> Self {
+        Self { store, catalog, log, listed: HashMap::new() }
     }
 
     async fn page(&mut self, page: usize) -> Result<&[(SegmentName, u64)], PlanError> {
@@ -272,7 +271,8 @@ impl<'a> Locator<'a> {
     }
 
     async fn segment(&self, page: usize, segment: &SegmentName) -> Result<Segment, PlanError> {
-        Ok(read::read(self.store, self.marker, &self.log.pages[page], segment).await?)
+        let Catalog { marker, keys, .. } = self.catalog;
+        Ok(read::read(self.store, marker, keys, &self.log.pages[page], segment).await?)
     }
 
     async fn scan(

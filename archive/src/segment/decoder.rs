@@ -1,11 +1,14 @@
 //! Reading a segment back, trusting nothing.
 
 use bytes::Bytes;
+use redwind_stream::FramerState;
 use zstd::bulk::Decompressor;
 
 use super::block::{self, Block};
-use super::header::SegmentHeader;
-use super::trailer::{TRAILER_BYTES, Trailer};
+use super::encoder::block_cipher;
+use super::header::{DecodedHeader, SegmentHeader};
+use super::trailer::{self, Trailer};
+use crate::keys::{KeyError, Keyring};
 use crate::layout::SegmentName;
 use crate::position::Offset;
 use crate::time::Timestamp;
@@ -34,6 +37,21 @@ pub enum SegmentError {
     /// The trailer's checksum or form is wrong.
     #[error("damaged: its trailer")]
     Trailer,
+    /// Its checksums are right, but it was not written by one who has the key, or not so.
+    #[error("forged: it is not what was encrypted, though its checksums are right")]
+    Forged,
+    /// A plain segment in an encrypted archive, or the reverse.
+    #[error("misplaced: {}", if *.encrypted { "encrypted, and the archive is not" } else { "not encrypted, and the archive is" })]
+    Mode {
+        /// Whether the segment is encrypted.
+        encrypted: bool,
+    },
+    /// Its contents were asked for, and nobody has opened them.
+    #[error("encrypted")]
+    Sealed,
+    /// Its contents cannot be opened.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The object holds another range than its name says, or bytes that arrived at another instant.
     #[error("misplaced: it holds offsets {} to {}, from {} on", .0.start, .0.end, .0.time)]
     Name(SegmentName),
@@ -50,29 +68,76 @@ pub struct Segment {
     pub trailer: Trailer,
 }
 
+impl SegmentError {
+    /// Whether the segment is damaged, rather than the reader without its key.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Key(error) => error.is_damage(),
+            Self::Sealed => false,
+            _ => true,
+        }
+    }
+}
+
 impl Segment {
-    /// Decodes a whole segment and checks its checksums and that its parts add up.
+    /// Decodes a whole segment and checks its checksums and that its parts add up. Decrypts it with
+    /// what is in the keyring, and checks that it is authentic; with a closed one, it stays sealed.
     ///
     /// # Errors
-    /// [`SegmentError`] says which part is damaged.
-    pub fn decode(bytes: &Bytes) -> Result<Self, SegmentError> {
-        let body_bytes = bytes.len().checked_sub(TRAILER_BYTES).ok_or(SegmentError::Truncated)?;
-        let (header, blocks_at) = SegmentHeader::decode(bytes)?;
+    /// [`SegmentError`] says which part is damaged, or what key is missing.
+    pub fn decode(bytes: &Bytes, keys: &Keyring) -> Result<Self, SegmentError> {
+        let DecodedHeader { header, core_bytes, bytes: blocks_at } = SegmentHeader::decode(bytes)?;
+        let encrypted = header.encryption.is_some();
+        let body_bytes = bytes.len().checked_sub(Trailer::bytes(encrypted)).ok_or(SegmentError::Truncated)?;
         if blocks_at > body_bytes {
             return Err(SegmentError::Truncated);
         }
-        let trailer = Trailer::decode(&bytes[body_bytes..])?;
-        let (blocks, end) = decode_blocks(bytes.slice(blocks_at..body_bytes), header.start)?;
+        let trailer = Trailer::decode(&bytes[body_bytes..], encrypted)?;
+        let (blocks, end) = decode_blocks(bytes.slice(blocks_at..body_bytes), header.start, encrypted)?;
+        let sum = |count: fn(&Block) -> u64| blocks.iter().map(count).sum::<u64>();
         let adds_up = trailer.end == end
             && trailer.blocks as usize == blocks.len()
+            && (trailer.records, trailer.writes) == (sum(|block| block.records), sum(|block| block.writes))
             && trailer.crc32 == crc32fast::hash(&bytes[..bytes.len() - 4]);
-        if adds_up { Ok(Self { header, blocks, trailer }) } else { Err(SegmentError::Trailer) }
+        if !adds_up {
+            return Err(SegmentError::Trailer);
+        }
+        if encrypted != keys.is_encrypted() {
+            return Err(SegmentError::Mode { encrypted });
+        }
+        let mut segment = Self { header, blocks, trailer };
+        segment.open(bytes, core_bytes, keys)?;
+        Ok(segment)
+    }
+
+    fn open(&mut self, bytes: &Bytes, core_bytes: usize, keys: &Keyring) -> Result<(), SegmentError> {
+        let Some((encryption, seal)) = self.header.encryption.zip(self.trailer.seal) else { return Ok(()) };
+        let Some(sealing) = keys.epoch(seal.epoch)? else { return Ok(()) };
+        if !sealing.is_segment_mac(&bytes[..trailer::mac_at(bytes.len())], &seal.mac) {
+            return Err(SegmentError::Forged);
+        }
+        let Some(epoch) = keys.epoch(encryption.epoch)? else { return Ok(()) };
+        let Some(cipher) = block_cipher(&self.header, epoch, &bytes[..core_bytes]) else { return Ok(()) };
+        (0..).zip(&mut self.blocks).try_for_each(|(number, block)| block.open(number, &cipher))
+    }
+
+    /// Whether its contents cannot be read, for want of a key.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.blocks.iter().any(Block::is_sealed)
+    }
+
+    /// State of the stream's parser at its end.
+    #[must_use]
+    pub fn framer_end(&self) -> &FramerState {
+        self.blocks.last().map_or(&self.header.framer, |block| &block.framer_end)
     }
 
     /// The name under which it belongs into its page.
     #[must_use]
     pub fn name(&self) -> SegmentName {
-        let time = self.blocks.first().map_or(self.trailer.read_until, Block::first_time);
+        let time = self.blocks.first().map_or(self.trailer.read_until, |block| block.first_time);
         SegmentName { start: self.header.start, end: self.trailer.end, time }
     }
 
@@ -95,14 +160,14 @@ impl Segment {
     }
 }
 
-fn decode_blocks(mut bytes: Bytes, start: Offset) -> Result<(Vec<Block>, Offset), SegmentError> {
+fn decode_blocks(mut bytes: Bytes, start: Offset, sealed: bool) -> Result<(Vec<Block>, Offset), SegmentError> {
     let mut blocks = Vec::new();
     let mut at = start;
     while !bytes.is_empty() {
         if !bytes.starts_with(&block::MAGIC) {
             return Err(SegmentError::Block { at });
         }
-        let (block, length) = Block::decode(&bytes, at)?;
+        let (block, length) = Block::decode(&bytes, at, sealed)?;
         at = block.end();
         blocks.push(block);
         bytes = bytes.slice(length..);
@@ -115,47 +180,47 @@ fn decode_blocks(mut bytes: Bytes, start: Offset) -> Result<(Vec<Block>, Offset)
 pub struct Recovered {
     /// Its header.
     pub header: SegmentHeader,
-    /// The blocks that are whole.
+    /// The blocks that are whole; sealed in an encrypted archive.
     pub blocks: Vec<Block>,
     /// The trailer, when the segment had been sealed.
     pub trailer: Option<Trailer>,
     /// Offset after the last whole block.
     pub end: Offset,
+}
+
+impl Recovered {
     /// Arrival of the last byte in the whole blocks.
-    pub last_arrival: Option<Timestamp>,
+    #[must_use]
+    pub fn last_arrival(&self) -> Option<Timestamp> {
+        self.blocks.last().map(|block| block.last_time)
+    }
+
+    /// State of the stream's parser after the whole blocks.
+    #[must_use]
+    pub fn framer_end(&self) -> &FramerState {
+        self.blocks.last().map_or(&self.header.framer, |block| &block.framer_end)
+    }
 }
 
 /// Reads as much of an unfinished segment as is valid: the header, and the blocks up to the first
-/// that is not whole.
+/// that is not whole. Decrypts nothing.
 ///
 /// # Errors
 /// [`SegmentError`] when not even the header is valid, so that nothing can be kept.
 pub fn recover(bytes: &Bytes) -> Result<Recovered, SegmentError> {
-    if let Ok(segment) = Segment::decode(bytes) {
-        let last_arrival = last_arrival(&segment.blocks)?;
-        return Ok(Recovered {
-            end: segment.trailer.end,
-            header: segment.header,
-            blocks: segment.blocks,
-            trailer: Some(segment.trailer),
-            last_arrival,
-        });
+    let DecodedHeader { header, bytes: blocks_at, .. } = SegmentHeader::decode(bytes)?;
+    let sealed = header.encryption.is_some();
+    if let Ok(Segment { header, blocks, trailer }) = Segment::decode(bytes, &Keyring::closed(sealed)) {
+        return Ok(Recovered { end: trailer.end, header, blocks, trailer: Some(trailer) });
     }
-    let (header, blocks_at) = SegmentHeader::decode(bytes)?;
     let mut rest = bytes.slice(blocks_at..);
     let mut blocks = Vec::new();
     let mut end = header.start;
     while rest.starts_with(&block::MAGIC) {
-        let Ok((block, length)) = Block::decode(&rest, end) else { break };
+        let Ok((block, length)) = Block::decode(&rest, end, sealed) else { break };
         end = block.end();
         blocks.push(block);
         rest = rest.slice(length..);
     }
-    let last_arrival = last_arrival(&blocks)?;
-    Ok(Recovered { header, blocks, trailer: None, end, last_arrival })
-}
-
-fn last_arrival(blocks: &[Block]) -> Result<Option<Timestamp>, SegmentError> {
-    let Some(last) = blocks.last() else { return Ok(None) };
-    Ok(last.marks()?.last().map(|mark| mark.time))
+    Ok(Recovered { header, blocks, trailer: None, end })
 }

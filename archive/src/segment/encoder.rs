@@ -2,13 +2,14 @@
 
 use std::io;
 
+use aws_lc_rs::hmac;
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
-use super::block::{self, Block, Mark};
-use super::decoder::SegmentError;
-use super::header::SegmentHeader;
-use super::trailer::{TRAILER_BYTES, Trailer};
+use super::block::{self, Block, BlockCipher, BlockContent};
+use super::header::{EncodedHeader, SegmentHeader};
+use super::trailer::{Seal, Trailer};
+use crate::keys::{Epoch, EpochId, finish_mac};
 use crate::layout::SegmentName;
 use crate::position::Offset;
 use crate::time::Timestamp;
@@ -19,6 +20,8 @@ use crate::time::Timestamp;
 pub struct SegmentEncoder {
     header: SegmentHeader,
     crc: crc32fast::Hasher,
+    cipher: Option<BlockCipher>,
+    mac: Option<(EpochId, hmac::Context)>,
     blocks: u32,
     end: Offset,
     first_arrival: Option<Timestamp>,
@@ -44,14 +47,18 @@ pub fn compressor(level: i32) -> io::Result<Compressor<'static>> {
 }
 
 impl SegmentEncoder {
-    /// Begins a segment: appends its header to `out`.
-    pub fn begin(header: SegmentHeader, out: &mut Vec<u8>) -> Self {
-        let bytes = header.encode();
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&bytes);
-        out.extend(bytes);
-        Self {
-            crc,
+    /// Begins a segment: appends its header to `out`. In an encrypted archive, `epoch` is the writer's.
+    ///
+    /// # Panics
+    /// If there is an epoch and the header says nothing of encryption, or the reverse: the caller's
+    /// invariant.
+    pub fn begin(header: SegmentHeader, epoch: Option<&Epoch>, out: &mut Vec<u8>) -> Self {
+        assert_eq!(header.encryption.is_some(), epoch.is_some(), "an archive is encrypted or is not");
+        let EncodedHeader { bytes, core_bytes } = header.encode();
+        let mut encoder = Self {
+            crc: crc32fast::Hasher::new(),
+            cipher: epoch.and_then(|epoch| block_cipher(&header, epoch, &bytes[..core_bytes])),
+            mac: epoch.map(|epoch| (epoch.id(), epoch.begin_segment_mac())),
             blocks: 0,
             end: header.start,
             first_arrival: None,
@@ -59,63 +66,65 @@ impl SegmentEncoder {
             records: 0,
             writes: 0,
             header,
-        }
+        };
+        encoder.written(&bytes);
+        out.extend(bytes);
+        encoder
     }
 
-    /// Appends a block of stream bytes to `out`. `marks` end with the bytes; `records` and `writes`
-    /// count the records that end in them. The compressor is the caller's, who keeps it for the next
-    /// segment.
+    /// Appends a block to `out`. The compressor is the caller's, who keeps it for the next segment.
     ///
     /// # Errors
     /// When zstd fails.
     ///
     /// # Panics
-    /// If `bytes` is empty or over [`BLOCK_BYTES_MAX`](super::BLOCK_BYTES_MAX), or the marks do not
-    /// end with the bytes: the caller's invariants.
+    /// If the content is empty or over [`BLOCK_BYTES_MAX`](super::BLOCK_BYTES_MAX), its marks do not
+    /// end with it, or the segment was begun under another epoch than the writer's: the caller's
+    /// invariants.
     pub fn block(
         &mut self,
         compressor: &mut Compressor<'static>,
-        bytes: &[u8],
-        marks: &[Mark],
-        records: u64,
-        writes: u64,
+        content: &BlockContent<'_>,
         out: &mut Vec<u8>,
     ) -> io::Result<()> {
+        assert_eq!(self.cipher.is_some(), self.mac.is_some(), "an epoch's blocks are written by its own writer");
         let at = out.len();
-        block::encode(compressor, self.end, bytes, marks, out)?;
-        self.added(&out[at..], bytes.len() as u64, marks);
-        self.count(records, writes);
+        let sealing = self.cipher.as_ref().map(|cipher| (cipher, self.blocks));
+        block::encode(compressor, sealing, self.end, content, out)?;
+        self.written(&out[at..]);
+        let (bytes, marks) = (content.bytes.len() as u64, content.marks);
+        self.added(bytes, marks[0].time, marks[marks.len() - 1].time);
+        self.records += content.records;
+        self.writes += content.writes;
         Ok(())
     }
 
     /// Appends a block of another segment to `out`, byte for byte: how what a dead writer left is
-    /// put under another header. The records that end in it are told by [`count`](Self::count).
-    ///
-    /// # Errors
-    /// [`SegmentError::Block`] when its marks do not add up.
+    /// put under another header.
     ///
     /// # Panics
     /// If it does not begin where this segment ends so far: the caller's invariant.
-    pub fn copy_block(&mut self, block: &Block, out: &mut Vec<u8>) -> Result<(), SegmentError> {
+    pub fn copy_block(&mut self, block: &Block, out: &mut Vec<u8>) {
         assert_eq!(block.start, self.end, "a block that does not follow");
-        let marks = block.marks()?;
         out.extend_from_slice(block.encoded());
-        self.added(block.encoded(), u64::from(block.raw_bytes), &marks);
-        Ok(())
+        self.written(block.encoded());
+        self.added(u64::from(block.raw_bytes), block.first_time, block.last_time);
+        self.records += block.records;
+        self.writes += block.writes;
     }
 
-    /// Adds to the number of records that end in the segment, and to that of the writes among them.
-    pub fn count(&mut self, records: u64, writes: u64) {
-        self.records += records;
-        self.writes += writes;
+    fn written(&mut self, bytes: &[u8]) {
+        self.crc.update(bytes);
+        if let Some((_, mac)) = self.mac.as_mut() {
+            mac.update(bytes);
+        }
     }
 
-    fn added(&mut self, encoded: &[u8], stream_bytes: u64, marks: &[Mark]) {
-        self.crc.update(encoded);
+    fn added(&mut self, stream_bytes: u64, first_time: Timestamp, last_time: Timestamp) {
         self.blocks += 1;
         self.end = self.end.advance(stream_bytes);
-        self.first_arrival = self.first_arrival.or(marks.first().map(|mark| mark.time));
-        self.last_arrival = marks.last().map(|mark| mark.time);
+        self.first_arrival = self.first_arrival.or(Some(first_time));
+        self.last_arrival = Some(last_time);
     }
 
     /// The header that the segment began with.
@@ -147,12 +156,18 @@ impl SegmentEncoder {
             read_until: read_until.max(self.last_arrival.unwrap_or_default()),
             records: self.records,
             writes: self.writes,
+            seal: self.mac.as_ref().map(|(epoch, _)| Seal { epoch: *epoch, mac: Default::default() }),
             crc32: 0,
         };
         let at = out.len();
-        out.reserve(TRAILER_BYTES);
-        trailer.encode_unsigned(out);
-        self.crc.update(&out[at..]);
+        out.reserve(Trailer::bytes(trailer.seal.is_some()));
+        trailer.encode_fields(out);
+        self.written(&out[at..]);
+        if let Some(((_, context), seal)) = self.mac.take().zip(trailer.seal.as_mut()) {
+            seal.mac = finish_mac(context);
+            self.crc.update(&seal.mac);
+            out.extend(seal.mac);
+        }
         trailer.crc32 = self.crc.finalize();
         out.extend(trailer.crc32.to_le_bytes());
         let name = SegmentName {
@@ -162,4 +177,11 @@ impl SegmentEncoder {
         };
         (name, trailer)
     }
+}
+
+/// What a segment's blocks are sealed with; `None` if they are another epoch's, and can only be copied.
+pub(super) fn block_cipher(header: &SegmentHeader, epoch: &Epoch, core: &[u8]) -> Option<BlockCipher> {
+    let encryption = header.encryption.filter(|encryption| encryption.epoch == epoch.id())?;
+    let cipher = epoch.segment_cipher(&encryption, header.history, header.start);
+    Some(BlockCipher { cipher, core: core.to_vec() })
 }

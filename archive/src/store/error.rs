@@ -45,6 +45,8 @@ pub enum Advice {
     Absent,
     /// The object is there, and damaged.
     Damaged,
+    /// The object is there, and takes a key that is not at hand.
+    Locked,
 }
 
 /// A request that failed, or an object that is not what it should be.
@@ -60,7 +62,7 @@ pub enum StoreError {
         /// What the client says.
         source: object_store::Error,
     },
-    /// An object was read and is damaged.
+    /// An object was read and is damaged, or takes a key that is not at hand.
     #[error("{object} cannot be used")]
     Damaged {
         /// Which object.
@@ -79,8 +81,10 @@ impl StoreError {
     #[must_use]
     pub fn advice(&self) -> Advice {
         use object_store::Error;
-        let Self::Request { operation, source, .. } = self else {
-            return Advice::Damaged;
+        let (operation, source) = match self {
+            Self::Request { operation, source, .. } => (operation, source),
+            Self::Damaged { source, .. } if source.is_damage() => return Advice::Damaged,
+            Self::Damaged { .. } => return Advice::Locked,
         };
         match source {
             Error::NotFound { .. } => Advice::Absent,

@@ -9,6 +9,7 @@ use object_store::memory::InMemory;
 
 use super::source_name;
 use crate::document::{self, Document};
+use crate::keys::Epoch;
 use crate::layout::ObjectName;
 use crate::store::{SourceStore, Store, StoreError};
 
@@ -29,6 +30,11 @@ impl Objects {
     /// Puts a document.
     pub fn put_document<D: Document>(&self, name: &ObjectName, document: &D) {
         self.put(name, document::encode(document));
+    }
+
+    /// Puts a document that steers a restore.
+    pub fn put_signed<D: Document>(&self, name: &ObjectName, document: &D, epoch: Option<&Epoch>) {
+        self.put(name, document::encode_signed(document, name, epoch));
     }
 
     /// Removes an object.

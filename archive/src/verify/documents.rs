@@ -10,6 +10,7 @@ use crate::audit;
 use crate::catalog::read_history;
 use crate::concurrent;
 use crate::documents::{HistoryStart, Marker, TermClaim};
+use crate::keys::Keyring;
 use crate::layout::{AuditName, ObjectName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
@@ -74,6 +75,7 @@ pub(super) async fn check_audit(
 /// Checks the document of every history that is spoken of; gives those that are sound.
 pub(super) async fn check_histories(
     store: &SourceStore,
+    keys: &Keyring,
     objects: &Objects,
     report: &mut Report,
 ) -> Result<Vec<HistoryStart>, StoreError> {
@@ -84,7 +86,7 @@ pub(super) async fn check_histories(
     // A predecessor is older, so that going from the newest to the oldest meets it in time.
     while let Some(history) = spoken_of.pop_last() {
         let name = ObjectName::History(history);
-        match read_history(store, history).await {
+        match read_history(store, keys, history).await {
             Ok(start) => {
                 report.read(0);
                 let before = start.predecessor.map(|position| position.history);

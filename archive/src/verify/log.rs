@@ -5,13 +5,12 @@ use redwind_stream::{Framer, FramerState, RecordKind};
 
 use super::documents::Writers;
 use super::{Mentions, Report, Severity};
-use crate::catalog::HistoryLog;
+use crate::catalog::{Catalog, HistoryLog};
 use crate::chain::Chain;
-use crate::documents::Marker;
 use crate::layout::{ObjectName, PageName, Reading, SegmentName};
 use crate::position::Offset;
 use crate::read::{self, ReadError};
-use crate::segment::{Segment, SegmentError};
+use crate::segment::{Block, Segment, SegmentError};
 use crate::store::{SourceStore, StoreError};
 use crate::time::Timestamp;
 
@@ -22,7 +21,7 @@ const AHEAD: usize = 6;
 /// their checksums. Below `expired_below` they may be missing.
 pub(super) async fn check(
     store: &SourceStore,
-    marker: &Marker,
+    catalog: &Catalog,
     history: &HistoryLog,
     expired_below: Option<Offset>,
     mentions: &mut Mentions,
@@ -42,7 +41,7 @@ pub(super) async fn check(
             );
         }
         let mut decoded = stream::iter(segments.into_iter().zip(counting))
-            .map(|(segment, counts)| decode(store, marker, page, segment, counts))
+            .map(|(segment, counts)| decode(store, catalog, page, segment, counts))
             .buffered(AHEAD);
         while let Some((name, length, counts, segment)) = decoded.next().await {
             let object = ObjectName::Segment(page.clone(), name);
@@ -50,6 +49,7 @@ pub(super) async fn check(
             match segment {
                 Ok(segment) => {
                     check_writer(&object, &segment, &mut mentions.writers, report);
+                    note_keys(&object, &segment, report);
                     if counts {
                         if let Some(snapshot) = segment.header.snapshot {
                             mentions.snapshots.entry(snapshot).or_insert_with(|| object.clone());
@@ -77,12 +77,13 @@ pub(super) async fn check(
 
 async fn decode(
     store: &SourceStore,
-    marker: &Marker,
+    catalog: &Catalog,
     page: &PageName,
     (name, length): (SegmentName, u64),
     counts: bool,
 ) -> (SegmentName, u64, bool, Result<Segment, ReadError>) {
-    (name, length, counts, read::read(store, marker, page, &name).await)
+    let Catalog { marker, keys, .. } = catalog;
+    (name, length, counts, read::read(store, marker, keys, page, &name).await)
 }
 
 /// Checks that the term was claimed by the writer of its segments; says so once.
@@ -92,6 +93,12 @@ fn check_writer(object: &ObjectName, segment: &Segment, writers: &mut Writers, r
         writers.remove(&term);
         report.damage(&ObjectName::Term(term), format!("it names another writer than {object} does, {writer}"));
     }
+}
+
+fn note_keys(object: &ObjectName, segment: &Segment, report: &mut Report) {
+    let epochs = segment.header.encryption.map(|encryption| encryption.epoch);
+    epochs.into_iter().chain(segment.trailer.seal.map(|seal| seal.epoch)).for_each(|epoch| report.needs(epoch, object));
+    report.undecrypted += u64::from(segment.is_sealed());
 }
 
 fn describe(error: &ReadError) -> String {
@@ -204,33 +211,33 @@ impl Replay {
         self.end = name.end;
     }
 
-    /// Parses the segment's stream; gives the parser's state at its end.
+    /// Parses the segment's stream; gives the parser's state at its end. Of a sealed one, that is what it
+    /// says itself.
     fn replay(&mut self, segment: &Segment) -> Result<FramerState, String> {
-        let mut framer = Framer::resume(segment.header.framer.clone());
-        let (mut records, mut writes) = (0, 0);
-        let damaged = |error: SegmentError| error.to_string();
         for block in &segment.blocks {
-            for mark in block.marks().map_err(damaged)? {
-                if mark.time < self.last_arrival {
-                    return Err(format!("its arrival times go back, to {}", mark.time));
-                }
-                self.last_arrival = mark.time;
-            }
-            let count = |record: redwind_stream::Record| {
-                records += 1;
-                writes += u64::from(record.kind == RecordKind::Write);
-            };
-            let bytes = block.bytes().map_err(damaged)?;
-            framer.push(&bytes, count).map_err(|error| format!("its stream cannot be parsed: {error}"))?;
+            self.arrive(block.first_time)?;
+            self.arrive(block.last_time)?;
         }
-        let trailer = &segment.trailer;
-        if !segment.blocks.is_empty() && trailer.read_until < self.last_arrival {
-            return Err(format!("its trailer vouches until {}, before its last arrival", trailer.read_until));
+        let read_until = segment.trailer.read_until;
+        if !segment.blocks.is_empty() && read_until < self.last_arrival {
+            return Err(format!("its trailer vouches until {read_until}, before its last arrival"));
         }
-        if (records, writes) != (trailer.records, trailer.writes) {
-            return Err(format!("it has {records} records, {writes} of them writes; its trailer says otherwise"));
+        if segment.is_sealed() {
+            return Ok(segment.framer_end().clone());
+        }
+        let mut framer = Framer::resume(segment.header.framer.clone());
+        for block in &segment.blocks {
+            replay_block(block, &mut framer)?;
         }
         Ok(framer.state())
+    }
+
+    fn arrive(&mut self, time: Timestamp) -> Result<(), String> {
+        if time < self.last_arrival {
+            return Err(format!("its arrival times go back, to {time}"));
+        }
+        self.last_arrival = time;
+        Ok(())
     }
 
     fn finish(mut self, history: &HistoryLog, report: &mut Report) {
@@ -240,4 +247,25 @@ impl Replay {
             self.miss(closed, ObjectName::History(history.start.history).to_string(), what, report);
         }
     }
+}
+
+/// Parses a block's stream, and compares what the block says of it.
+fn replay_block(block: &Block, framer: &mut Framer) -> Result<(), String> {
+    let damaged = |error: SegmentError| error.to_string();
+    block.marks().map_err(damaged)?;
+    let (mut records, mut writes) = (0, 0);
+    let count = |record: redwind_stream::Record| {
+        records += 1;
+        writes += u64::from(record.kind == RecordKind::Write);
+    };
+    let bytes = block.bytes().map_err(damaged)?;
+    framer.push(&bytes, count).map_err(|error| format!("its stream cannot be parsed: {error}"))?;
+    let at = block.start;
+    if (records, writes) != (block.records, block.writes) {
+        return Err(format!("its block at {at} has {records} records, {writes} of them writes, and says otherwise"));
+    }
+    if framer.state() != block.framer_end {
+        return Err(format!("its block at {at} ends in another state of the stream's parser than it says"));
+    }
+    Ok(())
 }

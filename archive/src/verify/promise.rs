@@ -3,6 +3,7 @@
 
 use super::Report;
 use crate::catalog::{Catalog, CatalogError, HistoryLog};
+use crate::keys::Identities;
 use crate::layout::{ManifestName, ObjectName};
 use crate::position::{Offset, Position, Term};
 use crate::store::{SourceStore, StoreError};
@@ -38,7 +39,7 @@ impl Promise {
             report.note(store.name(), "the agent says that nothing that it writes is durable yet");
             return Ok(());
         };
-        let catalog = match Catalog::open(store).await {
+        let catalog = match Catalog::open(store, &Identities::none()).await {
             Ok(catalog) => catalog,
             Err(CatalogError::Store(error)) if !error.is_damage() => return Err(error),
             // Without a sound marker there is nothing to compare with, and `verify` has named it.

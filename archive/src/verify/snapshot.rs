@@ -8,8 +8,9 @@ use ulid::Ulid;
 
 use super::{Mentions, Objects, Report, Severity, describe};
 use crate::catalog::Catalog;
-use crate::chunk::{self, ChunkId};
+use crate::chunk::{self, ChunkError, ChunkId};
 use crate::documents::Manifest;
+use crate::keys::{EpochId, Keyring};
 use crate::layout::{ManifestName, ObjectName};
 use crate::store::{SourceStore, StoreError};
 
@@ -77,7 +78,7 @@ async fn check(
     };
     report.read(0);
     note_extra_chunks(&manifest, objects, report);
-    if check_chunks(store, &manifest, report, progress).await? {
+    if check_chunks(store, &catalog.keys, &manifest, report, progress).await? {
         report.snapshots += 1;
     }
     Ok(Some(manifest))
@@ -93,33 +94,46 @@ fn note_extra_chunks(manifest: &Manifest, objects: &Objects, report: &mut Report
 /// Whether all chunks are sound and make up the RDB that the manifest describes.
 async fn check_chunks(
     store: &SourceStore,
+    keys: &Keyring,
     manifest: &Manifest,
     report: &mut Report,
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<bool, StoreError> {
     let manifest_object = manifest_object(manifest);
     let mut rdb = RdbCheck::new();
-    let mut sound = true;
+    let (mut sound, mut readable) = (true, true);
     let mut chunks =
-        stream::iter(0..manifest.chunks.len()).map(|number| read_chunk(store, manifest, number)).buffered(AHEAD);
+        stream::iter(0..manifest.chunks.len()).map(|number| read_chunk(store, keys, manifest, number)).buffered(AHEAD);
     while let Some((name, stored, chunk)) = chunks.next().await {
         report.read(stored);
         progress(report);
         let bytes = match chunk {
             Ok(bytes) => bytes,
             Err(Unreadable::Store(error)) => return Err(error),
+            Err(Unreadable::Sealed(epoch)) => {
+                report.undecrypted += 1;
+                epoch.into_iter().for_each(|epoch| report.needs(epoch, &name));
+                readable = false;
+                continue;
+            }
             Err(Unreadable::Damaged(problem)) => {
                 report.damage(&name, problem);
                 sound = false;
                 continue;
             }
         };
-        if sound && let Err(error) = rdb.push(&bytes) {
+        if sound
+            && readable
+            && let Err(error) = rdb.push(&bytes)
+        {
             report.damage(&manifest_object, format!("its chunks make up no RDB: {error}"));
             sound = false;
         }
     }
-    if sound && let Err(problem) = finish(rdb, manifest) {
+    if sound
+        && readable
+        && let Err(problem) = finish(rdb, manifest)
+    {
         report.damage(&manifest_object, problem);
         sound = false;
     }
@@ -133,11 +147,14 @@ fn manifest_object(manifest: &Manifest) -> ObjectName {
 /// Why a chunk gave no bytes.
 enum Unreadable {
     Damaged(String),
+    /// It is sound as far as that shows without a key.
+    Sealed(Option<EpochId>),
     Store(StoreError),
 }
 
 async fn read_chunk(
     store: &SourceStore,
+    keys: &Keyring,
     manifest: &Manifest,
     index: usize,
 ) -> (ObjectName, u64, Result<Vec<u8>, Unreadable>) {
@@ -145,7 +162,10 @@ async fn read_chunk(
     let name = ObjectName::Chunk(manifest.snapshot, number);
     let id = ChunkId { archive: manifest.archive, snapshot: manifest.snapshot, number };
     let chunk = match store.get(&name).await {
-        Ok(object) => chunk::decode(&object, id, entry).map_err(|error| Unreadable::Damaged(error.to_string())),
+        Ok(object) => chunk::decode(&object, id, entry, keys).map_err(|error| match error {
+            ChunkError::Key(_) => Unreadable::Sealed(chunk::encryption(&object).map(|encryption| encryption.epoch)),
+            error => Unreadable::Damaged(error.to_string()),
+        }),
         Err(error) if error.is_absent() => Err(Unreadable::Damaged("missing".to_owned())),
         Err(error) => Err(Unreadable::Store(error)),
     };

@@ -10,6 +10,7 @@ use redwind_archive::audit::AuditEntry;
 use redwind_archive::chunk;
 use redwind_archive::document::{self, Document};
 use redwind_archive::documents::{Cause, HistoryStart, Manifest, Marker, TermClaim};
+use redwind_archive::keys::{Identities, Keyring};
 use redwind_archive::layout::SEGMENTS_UNDER_WAY_MAX;
 use redwind_archive::segment::Segment;
 use redwind_archive::testing::{Harm, Objects, Read, Writer, at, command, kind, read};
@@ -54,7 +55,7 @@ fn written_by(mut zombie: Writer) -> Objects {
 
 async fn verified(objects: &Objects) -> Report {
     let store = objects.store().await.unwrap();
-    verify(&store, |_| {}).await.unwrap()
+    verify(&store, &Identities::none(), |_| {}).await.unwrap()
 }
 
 fn damaged(report: &Report) -> Vec<&str> {
@@ -206,7 +207,7 @@ fn is_decoded(name: &str, bytes: &Bytes) -> bool {
         "snapshot" => is::<Manifest>(bytes),
         "audit" => is::<AuditEntry>(bytes),
         "chunk" => chunk::check(bytes).is_ok(),
-        "log" => Segment::decode(bytes).is_ok(),
+        "log" => Segment::decode(bytes, &Keyring::Plain).is_ok(),
         other => panic!("no decoder for {other}"),
     }
 }

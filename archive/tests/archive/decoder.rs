@@ -5,22 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::{Identities, NewIdentity, Recipients};
 use redwind_archive::plan::{RestorePlan, Target};
 use redwind_archive::position::Offset;
 use redwind_archive::read;
 use redwind_archive::testing::{Objects, Writer, at, empty_rdb, read as arrival};
 
-use crate::{planned_in, started};
+use crate::{planned_as, started, started_for};
 
 /// The Python that runs the decoder: `REDWIND_TEST_PYTHON`, else `python3`. `None` when it cannot,
 /// said as `tests/run.sh` wants to hear it.
 fn python(story: &str) -> Option<PathBuf> {
     let python = std::env::var_os("REDWIND_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
-    let works = Command::new(&python).args(["-c", "import zstandard"]).output().is_ok_and(|run| run.status.success());
+    let works = Command::new(&python)
+        .args(["-c", "import zstandard, cryptography"])
+        .output()
+        .is_ok_and(|run| run.status.success());
     if works {
         return Some(python);
     }
-    let line = "skipped python3: needs the package zstandard: python3 -m pip install zstandard";
+    let line = "skipped python3: needs packages: python3 -m pip install zstandard cryptography";
     // Past the capture of the test runner, which shows nothing of a test that passes.
     writeln!(std::io::stderr(), "{story}: {line}").ok();
     if let Some(path) = std::env::var_os("REDWIND_TEST_REPORT") {
@@ -30,6 +34,32 @@ fn python(story: &str) -> Option<PathBuf> {
     None
 }
 
+/// The decoder, and as whom it reads.
+struct Decoder {
+    python: PathBuf,
+    identity: Option<(NewIdentity, tempfile::NamedTempFile)>,
+}
+
+impl Decoder {
+    fn new(story: &str) -> Option<Self> {
+        Some(Self { python: python(story)?, identity: None })
+    }
+
+    fn with_identity(story: &str) -> Option<Self> {
+        let (identity, mut file) = (NewIdentity::generate(), tempfile::NamedTempFile::new().unwrap());
+        file.write_all(identity.file().as_bytes()).unwrap();
+        Some(Self { identity: Some((identity, file)), ..Self::new(story)? })
+    }
+
+    fn identities(&self) -> Identities {
+        self.identity.as_ref().map(|(identity, _)| identity.identities()).unwrap_or_default()
+    }
+
+    fn recipients(&self) -> Recipients {
+        self.identity.as_ref().map(|(identity, _)| identity.recipients()).unwrap_or_default()
+    }
+}
+
 fn decode(python: &Path, arguments: &[&str]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/decoder/decode.py");
     Command::new(python).arg(script).args(arguments).output().unwrap()
@@ -37,7 +67,7 @@ fn decode(python: &Path, arguments: &[&str]) -> Output {
 
 /// Decodes an archive on disk to a target in a history, next to our own plan; both must come to the
 /// same base and the same bytes, or both refuse.
-async fn compare(python: &Path, objects: &Objects, target: Target, name: &str) {
+async fn compare(decoder: &Decoder, objects: &Objects, target: Target, name: &str) {
     let folder = tempfile::tempdir().unwrap();
     let (archive, output) = (folder.path().join("archive"), folder.path().join("output"));
     objects.write(&archive).unwrap();
@@ -47,9 +77,12 @@ async fn compare(python: &Path, objects: &Objects, target: Target, name: &str) {
         Target::Offset { offset, .. } => arguments.extend(["--offset".to_owned(), offset.to_string()]),
         _ => {}
     }
-    let run = decode(python, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    if let Some((_, file)) = &decoder.identity {
+        arguments.extend(["--identity".to_owned(), file.path().to_str().unwrap().to_owned()]);
+    }
+    let run = decode(&decoder.python, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    let plan = match planned_in(objects, target, None).await {
+    let plan = match planned_as(objects, &decoder.identities(), target, None).await {
         Ok(plan) => plan,
         Err(error) => {
             let expected = if error.is_damage() { 4 } else { 3 };
@@ -74,7 +107,7 @@ async fn incr(objects: &Objects, plan: &RestorePlan) -> Vec<u8> {
     let store = objects.store().await.unwrap();
     let mut out = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n".to_vec();
     for segment in &plan.segments {
-        let decoded = read::read(&store, &plan.marker, &segment.page, &segment.name).await.unwrap();
+        let decoded = read::read(&store, &plan.marker, &plan.keys, &segment.page, &segment.name).await.unwrap();
         for block in &decoded.blocks {
             let bytes = block.bytes().unwrap();
             let from = plan.snapshot.position.offset.since(block.start).min(bytes.len() as u64) as usize;
@@ -86,22 +119,26 @@ async fn incr(objects: &Objects, plan: &RestorePlan) -> Vec<u8> {
 }
 
 /// Every boundary and instant that may make a difference, and those beside them.
-async fn compare_everywhere(python: &Path, objects: &Objects, seconds: &[f64], ends: &[Offset]) {
-    compare(python, objects, Target::Latest, "latest").await;
+async fn compare_everywhere(decoder: &Decoder, objects: &Objects, seconds: &[f64], ends: &[Offset]) {
+    compare(decoder, objects, Target::Latest, "latest").await;
     for second in seconds {
-        compare(python, objects, Target::Time(at(*second)), &format!("at {second}")).await;
+        compare(decoder, objects, Target::Time(at(*second)), &format!("at {second}")).await;
     }
     for end in ends {
         for offset in [end.back(1), *end, end.advance(1)] {
             let target = Target::Offset { history: None, offset };
-            compare(python, objects, target, &format!("offset {offset}")).await;
+            compare(decoder, objects, target, &format!("offset {offset}")).await;
         }
     }
 }
 
 /// A transaction, a blur, a fenced writer's remains, and a second snapshot.
 fn continued() -> (Writer, Vec<Offset>) {
-    let (mut zombie, _) = started();
+    continued_for(&Recipients::default())
+}
+
+fn continued_for(recipients: &Recipients) -> (Writer, Vec<Offset>) {
+    let (mut zombie, _) = started_for(recipients);
     let mut ends = vec![zombie.end()];
     zombie.segment(&[arrival(1.0, "SET a 1"), arrival(2.0, "MULTI"), arrival(2.5, "INCR a")]);
     zombie.segment(&[arrival(3.0, "EXEC")]);
@@ -125,16 +162,30 @@ fn continued() -> (Writer, Vec<Offset>) {
 
 #[tokio::test]
 async fn a_decoder_written_from_the_document_restores_the_same() {
-    let Some(python) = python("a_decoder_written_from_the_document_restores_the_same") else { return };
+    let Some(decoder) = Decoder::new("a_decoder_written_from_the_document_restores_the_same") else { return };
     let (writer, ends) = continued();
     let seconds =
         [-1.0, 0.0, 1.0, 2.7, 3.0, 4.0, 10.0, 20.4, 20.5, 20.9, 21.0, 22.5, 23.5, 24.0, 24.5, 25.0, 30.0, 31.0];
-    compare_everywhere(&python, &writer.objects, &seconds, &ends).await;
+    compare_everywhere(&decoder, &writer.objects, &seconds, &ends).await;
+}
+
+#[tokio::test]
+async fn the_decoder_opens_an_encrypted_archive() {
+    let Some(decoder) = Decoder::with_identity("the_decoder_opens_an_encrypted_archive") else { return };
+    let (writer, ends) = continued_for(&decoder.recipients());
+    compare_everywhere(&decoder, &writer.objects, &[2.7, 10.0, 22.5, 25.0], &ends).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, output) = (folder.path().join("archive"), folder.path().join("output"));
+    writer.objects.write(&archive).unwrap();
+    let (archive, output) = (archive.to_str().unwrap(), output.to_str().unwrap());
+    assert_eq!(decode(&decoder.python, &[archive]).status.code(), Some(0), "it can be listed without an identity");
+    assert_eq!(decode(&decoder.python, &[archive, output]).status.code(), Some(3), "and not restored");
 }
 
 #[tokio::test]
 async fn the_decoder_knows_histories_and_what_they_end() {
-    let Some(python) = python("the_decoder_knows_histories_and_what_they_end") else { return };
+    let Some(decoder) = Decoder::new("the_decoder_knows_histories_and_what_they_end") else { return };
     let (mut zombie, _) = started();
     zombie.segment_until(&[arrival(1.0, "SET a 1")], at(10.0));
     let mut writer = zombie.succeed();
@@ -144,7 +195,7 @@ async fn the_decoder_knows_histories_and_what_they_end() {
     writer.segment(&[arrival(21.0, "SET b 2")]);
     zombie.segment(&[arrival(11.0, "SET void 1")]);
     let ends = [Offset(127), writer.end()];
-    compare_everywhere(&python, &writer.objects, &[5.0, 10.0, 11.0, 15.0, 20.0, 21.0], &ends).await;
+    compare_everywhere(&decoder, &writer.objects, &[5.0, 10.0, 11.0, 15.0, 20.0, 21.0], &ends).await;
 }
 
 #[tokio::test]
@@ -180,7 +231,7 @@ async fn the_decoder_lists_the_windows_that_we_list() {
     let Some(python) = python("the_decoder_lists_the_windows_that_we_list") else { return };
     let (writer, _) = continued();
     let store = writer.objects.store().await.unwrap();
-    let summary = Catalog::open(&store).await.unwrap().summary(&store).await.unwrap();
+    let summary = Catalog::open(&store, &Identities::none()).await.unwrap().summary(&store).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     writer.objects.write(folder.path()).unwrap();
     let run = decode(&python, &[folder.path().to_str().unwrap()]);

@@ -1,6 +1,7 @@
 //! Objects that are not there: damaged archives, expired ones, and writes under way.
 
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::Identities;
 use redwind_archive::layout::{ObjectName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::plan::{Choice, PlanError, Refusal, RestorePlan, Target, plan};
 use redwind_archive::position::Offset;
@@ -196,7 +197,7 @@ async fn what_is_damaged_has_a_way_round() {
     let refused = planned(&damaged, time(30.0)).await.unwrap_err();
     assert!(refused.is_damage() && refused.to_string().contains(&format!("--snapshot {}", id(older))), "{refused}");
     let store = damaged.store().await.unwrap();
-    let catalog = Catalog::open(&store).await.unwrap();
+    let catalog = Catalog::open(&store, &Identities::none()).await.unwrap();
     let choice = Choice { history: None, snapshot: Some(id(older).parse().unwrap()) };
     let round = plan(&store, &catalog, time(30.0), choice).await.unwrap();
     assert_unbroken(&round);

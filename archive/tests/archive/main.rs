@@ -5,6 +5,7 @@
 
 mod damage;
 mod decoder;
+mod encryption;
 mod histories;
 mod holes;
 mod listing;
@@ -15,13 +16,19 @@ mod times;
 
 use redwind_archive::catalog::{Catalog, Summary};
 use redwind_archive::documents::Cause;
+use redwind_archive::keys::{Identities, Recipients};
 use redwind_archive::plan::{Choice, PlanError, Refusal, RestorePlan, Target, plan};
 use redwind_archive::position::{HistoryId, Offset, Position};
 use redwind_archive::testing::{Objects, Writer, at};
 
 /// A writer at the beginning of its first history, at offset 100, with a snapshot there.
 fn started() -> (Writer, HistoryId) {
-    let mut writer = Writer::create(1);
+    started_for(&Recipients::default())
+}
+
+/// The same, encrypted to these recipients.
+fn started_for(recipients: &Recipients) -> (Writer, HistoryId) {
+    let mut writer = Writer::create_for(1, recipients);
     let history = writer.begin_history(100, at(0.0), Cause::First);
     writer.snapshot(at(0.0));
     (writer, history)
@@ -32,14 +39,23 @@ async fn planned(objects: &Objects, target: Target) -> Result<RestorePlan, PlanE
 }
 
 async fn planned_in(objects: &Objects, target: Target, history: Option<HistoryId>) -> Result<RestorePlan, PlanError> {
+    planned_as(objects, &Identities::none(), target, history).await
+}
+
+async fn planned_as(
+    objects: &Objects,
+    identities: &Identities,
+    target: Target,
+    history: Option<HistoryId>,
+) -> Result<RestorePlan, PlanError> {
     let store = objects.store().await.unwrap();
-    let catalog = Catalog::open(&store).await.unwrap();
+    let catalog = Catalog::open(&store, identities).await.unwrap();
     plan(&store, &catalog, target, Choice { history, snapshot: None }).await
 }
 
 async fn summary(objects: &Objects) -> Summary {
     let store = objects.store().await.unwrap();
-    Catalog::open(&store).await.unwrap().summary(&store).await.unwrap()
+    Catalog::open(&store, &Identities::none()).await.unwrap().summary(&store).await.unwrap()
 }
 
 fn time(seconds: f64) -> Target {
@@ -76,9 +92,9 @@ fn assert_unbroken(plan: &RestorePlan) {
 async fn plans_and_summaries_can_be_made_in_a_task() {
     let store = started().0.objects.store().await.unwrap();
     let task = tokio::spawn(async move {
-        let catalog = Catalog::open(&store).await.unwrap();
+        let catalog = Catalog::open(&store, &Identities::none()).await.unwrap();
         plan(&store, &catalog, Target::Latest, Choice::default()).await.unwrap();
-        redwind_archive::verify::verify(&store, |_| {}).await.unwrap();
+        redwind_archive::verify::verify(&store, &Identities::none(), |_| {}).await.unwrap();
         catalog.summary(&store).await.unwrap().windows.len()
     });
     assert_eq!(task.await.unwrap(), 1);

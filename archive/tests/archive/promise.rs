@@ -10,7 +10,7 @@ use super::{position, started};
 /// What is found with the promise beyond what is found without.
 async fn broken(objects: &Objects, promise: &Promise) -> Vec<Finding> {
     let store = objects.store().await.unwrap();
-    let mut report = verify(&store, |_| {}).await.unwrap();
+    let mut report = verify(&store, &redwind_archive::keys::Identities::none(), |_| {}).await.unwrap();
     assert!(!report.is_damaged(), "verify alone sees it: {:?}", report.findings);
     let before = report.findings.len();
     promise.check(&store, &mut report).await.unwrap();

@@ -1,6 +1,7 @@
 //! What opening an archive and planning in it costs a bucket.
 
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::Identities;
 use redwind_archive::plan::{Choice, Target, plan};
 use redwind_archive::testing::synthetic::SyntheticArchive;
 
@@ -21,7 +22,7 @@ async fn a_plan_in_a_month_of_seconds_takes_a_hundred_requests() {
         Target::Latest,
     ] {
         let before = archive.requests();
-        let catalog = Catalog::open(&store).await.unwrap();
+        let catalog = Catalog::open(&store, &Identities::none()).await.unwrap();
         let plan = plan(&store, &catalog, target, Choice::default()).await.unwrap();
         let requests = archive.requests() - before;
         assert!(plan.segments.len() > 86_000, "{} segments", plan.segments.len());
@@ -34,7 +35,7 @@ async fn a_plan_in_a_month_of_seconds_takes_a_hundred_requests() {
 async fn a_summary_of_a_month_takes_a_read_per_snapshot_and_some_listings() {
     let archive = SyntheticArchive::new(30 * DAY, DAY).await.unwrap();
     let store = archive.source();
-    let summary = Catalog::open(&store).await.unwrap().summary(&store).await.unwrap();
+    let summary = Catalog::open(&store, &Identities::none()).await.unwrap().summary(&store).await.unwrap();
     assert_eq!((summary.windows.len(), summary.snapshots.len()), (1, 30));
     assert!(summary.pages_not_looked_into > 2_000);
     assert!(archive.requests() <= 77, "{} requests", archive.requests());

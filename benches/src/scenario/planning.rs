@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::Identities;
 use redwind_archive::plan::{self, Target};
 use redwind_archive::testing::synthetic::SyntheticArchive;
 
@@ -32,7 +33,7 @@ pub fn run(lab: &Lab) -> Result<Section> {
         let target = Target::Time(SyntheticArchive::arrival(DAYS / 2 * DAY - 2));
         let (started, before) = (Instant::now(), archive.requests());
         let plan = runtime.block_on(async {
-            let catalog = Catalog::open(&store).await?;
+            let catalog = Catalog::open(&store, &Identities::none()).await?;
             anyhow::Ok(plan::plan(&store, &catalog, target, plan::Choice::default()).await?)
         })?;
         seconds.push(started.elapsed().as_secs_f64());

@@ -3,6 +3,7 @@
 
 use redwind_archive::chunk::{self, CHUNK_RAW_BYTES_MAX, ChunkId};
 use redwind_archive::documents::{ChunkEntry, Manifest};
+use redwind_archive::keys::Keyring;
 use redwind_archive::layout::{ManifestName, ObjectName};
 use redwind_archive::store::{Advice, SourceStore};
 use redwind_stream::{RdbCheck, RdbChecksum};
@@ -27,15 +28,16 @@ pub struct RdbReader {
 impl RdbReader {
     /// Begins to read the snapshot that `manifest` describes.
     #[must_use]
-    pub fn start(store: &SourceStore, manifest: &Manifest) -> Self {
+    pub fn start(store: &SourceStore, keys: &Keyring, manifest: &Manifest) -> Self {
         let Manifest { archive, snapshot, .. } = *manifest;
         let numbered = (0_u32..).zip(manifest.chunks.clone());
         let jobs = numbered.map(move |(number, entry)| {
             (entry.raw.saturating_add(entry.stored), (ChunkId { archive, snapshot, number }, entry))
         });
-        let (from, buffers) = (store.clone(), Buffers::default());
-        let chunks =
-            Ahead::start(jobs, move |(id, entry), memory| read(from.clone(), buffers.clone(), id, entry, memory));
+        let (from, keys, buffers) = (store.clone(), keys.clone(), Buffers::default());
+        let chunks = Ahead::start(jobs, move |(id, entry), memory| {
+            read(from.clone(), keys.clone(), buffers.clone(), id, entry, memory)
+        });
         let name = ManifestName {
             history: manifest.position.history,
             offset: manifest.position.offset,
@@ -95,6 +97,7 @@ impl RdbReader {
 
 async fn read(
     store: SourceStore,
+    keys: Keyring,
     buffers: Buffers,
     id: ChunkId,
     entry: ChunkEntry,
@@ -109,7 +112,7 @@ async fn read(
     let lender = buffers.clone();
     let decoding = buffers.decode(move || {
         let mut rdb = lender.take(entry.raw.min(CHUNK_RAW_BYTES_MAX) as usize);
-        chunk::decode_into(&object, id, &entry, &mut rdb).map(|()| lender.lend(rdb))
+        chunk::decode_into(&object, id, &entry, &keys, &mut rdb).map(|()| lender.lend(rdb))
     });
     let rdb = decoding.await?.map_err(|source| FetchError::Chunk { object: store.describe(&name), source })?;
     Ok(Piece::new(rdb, memory))

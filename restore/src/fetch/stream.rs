@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use redwind_archive::chain::Chain;
 use redwind_archive::documents::Marker;
+use redwind_archive::keys::Keyring;
 use redwind_archive::layout::ObjectName;
 use redwind_archive::plan::{RestorePlan, SegmentRef};
 use redwind_archive::position::Offset;
@@ -67,9 +68,10 @@ impl StreamReader {
             let raw = segment.name.end.since(segment.name.start);
             (segment.stored.saturating_add(raw), segment)
         });
-        let (from, marker, buffers) = (store.clone(), plan.marker.clone(), Buffers::default());
+        let archive = Archive { store: store.clone(), marker: plan.marker.clone(), keys: plan.keys.clone() };
+        let buffers = Buffers::default();
         let segments = Ahead::start(jobs, move |segment, memory| {
-            decode(from.clone(), marker.clone(), buffers.clone(), segment, rewrite, memory)
+            decode(archive.clone(), buffers.clone(), segment, rewrite, memory)
         });
         Self {
             segments,
@@ -160,22 +162,30 @@ impl StreamReader {
     }
 }
 
-async fn decode(
+/// What segments are read from.
+#[derive(Clone)]
+struct Archive {
     store: SourceStore,
     marker: Marker,
+    keys: Keyring,
+}
+
+async fn decode(
+    archive: Archive,
     buffers: Buffers,
     segment: SegmentRef,
     with_marks: bool,
     memory: Memory,
 ) -> Result<Decoded, FetchError> {
     let SegmentRef { page, name, .. } = segment;
+    let Archive { store, marker, keys } = archive;
     let may_retry = |error: &ReadError| matches!(error, ReadError::Store(error) if error.advice() == Advice::Retry);
     let fetched = patiently(|| read::fetch(&store, &page, &name), may_retry);
     let bytes = fetched.await?;
     let lender = buffers.clone();
     let decoding = buffers.decode(move || {
         let object = store.describe(&ObjectName::Segment(page.clone(), name));
-        let segment = read::decode(&store, &marker, &page, &name, &bytes)?;
+        let segment = read::decode(&store, &marker, &keys, &page, &name, &bytes)?;
         decompress(segment, &lender, object, with_marks, &memory)
     });
     decoding.await?

@@ -14,7 +14,7 @@ use redwind_archive::documents::{
 };
 use redwind_archive::layout::{ManifestName, ObjectName, PageName, Reading};
 use redwind_archive::position::{HistoryId, Offset, Position, Term};
-use redwind_archive::segment::{Mark, SegmentEncoder, SegmentHeader};
+use redwind_archive::segment::{BlockContent, Mark, SegmentEncoder, SegmentHeader};
 use redwind_archive::store::{Put, SourceStore, Store};
 use redwind_archive::time::{Clock, Timestamp};
 use redwind_stream::{Framer, PayloadDecoder, RdbCheck, encode_command};
@@ -151,7 +151,13 @@ async fn write_archive(server: &SourceServer, rdb: &[u8], start: u64, arrivals: 
     let objects = Arc::new(InMemory::new());
     let store = Store::over(objects.clone(), "memory://").source(&"default".parse().unwrap());
     let began = arrivals.first().map_or_else(|| Clock::new().now(), |(time, _)| *time);
-    let marker = Marker { archive: Ulid(7), source: store.name().clone(), created: began, redwind: "test".to_owned() };
+    let marker = Marker {
+        archive: Ulid(7),
+        source: store.name().clone(),
+        created: began,
+        encrypted: false,
+        redwind: "test".to_owned(),
+    };
     let history = HistoryStart {
         history: HistoryId(Ulid(8)),
         term: Term(1),
@@ -182,7 +188,7 @@ impl Archive {
             let id = ChunkId { archive: marker.archive, snapshot, number };
             let mut encoder = ChunkEncoder::new(1).unwrap();
             encoder.push(bytes);
-            let (object, entry) = encoder.finish(id, Vec::new()).unwrap();
+            let (object, entry) = encoder.finish(id, None, Vec::new()).unwrap();
             put(&self.store, ObjectName::Chunk(snapshot, number), object).await;
             chunks.push(entry);
         }
@@ -239,11 +245,12 @@ impl Archive {
                 clock_offset: Some(0),
                 replication_ids: Vec::new(),
                 framer: framer.state(),
+                encryption: None,
                 snapshot: None,
             };
             let mut object = Vec::new();
             let until = at.since(history.start) + SEGMENT_BYTES;
-            let mut segment = SegmentEncoder::begin(header, &mut object);
+            let mut segment = SegmentEncoder::begin(header, None, &mut object);
             while let Some(((time, bytes), after)) = rest.split_first() {
                 let end = at.advance(bytes.len() as u64);
                 let (mut records, mut writes) = (0, 0);
@@ -253,7 +260,9 @@ impl Archive {
                 };
                 framer.push(bytes, count).unwrap();
                 let marks = [Mark { end, time: *time }];
-                segment.block(&mut compressor, bytes, &marks, records, writes, &mut object).unwrap();
+                let framer_end = &framer.state();
+                let content = BlockContent { bytes, marks: &marks, records, writes, framer_end };
+                segment.block(&mut compressor, &content, &mut object).unwrap();
                 (at, rest) = (end, after);
                 if at.since(history.start) >= until {
                     break;
@@ -261,7 +270,7 @@ impl Archive {
             }
             let read_until = segment.last_arrival().unwrap();
             let (name, trailer) = segment.finish(read_until, &mut object);
-            predecessor = Some(trailer.crc32);
+            predecessor = Some(trailer.fingerprint());
             put(&self.store, ObjectName::Segment(page.clone(), name), Bytes::from(object)).await;
         }
     }

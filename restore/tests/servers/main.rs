@@ -10,6 +10,7 @@ use std::path::Path;
 
 use capture::{Archive, Capture};
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::Identities;
 use redwind_archive::plan::{Target, plan};
 use redwind_archive::position::Offset;
 use redwind_link::TlsOptions;
@@ -68,7 +69,7 @@ impl Story {
 }
 
 async fn recording(archive: &Archive, target: Target) -> Recording {
-    let catalog = Catalog::open(&archive.store).await.unwrap();
+    let catalog = Catalog::open(&archive.store, &Identities::none()).await.unwrap();
     let plan = plan(&archive.store, &catalog, target, redwind_archive::plan::Choice::default()).await.unwrap();
     Recording::new(archive.store.clone(), plan)
 }

@@ -13,6 +13,7 @@ use redwind_agent::config::{
 
 use crate::archive_args::ArchiveArgs;
 use crate::exit::{self, Status, UsageError};
+use crate::key_args::RecipientArgs;
 use crate::logging::{self, LogFormat};
 use crate::quantity::{ByteSize, Interval, IntervalError};
 use crate::source_args::SourceArgs;
@@ -42,6 +43,9 @@ pub(crate) struct AgentArgs {
 
     #[command(flatten)]
     archive: ArchiveArgs,
+
+    #[command(flatten)]
+    recipients: RecipientArgs,
 
     #[command(flatten)]
     writing: WritingArgs,
@@ -291,6 +295,7 @@ impl AgentArgs {
                 password_file: self.source.password_file(),
                 tls: self.source.tls(),
                 store: self.archive.store_url()?,
+                recipients: self.recipients.recipients()?,
                 spool: SpoolConfig {
                     dir: writing.spool.clone().unwrap_or_else(SpoolConfig::dir_default),
                     bytes_max: writing.spool_size.0,

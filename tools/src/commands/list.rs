@@ -7,12 +7,14 @@ use std::io::Write as _;
 
 use redwind_archive::catalog::{Catalog, Summary};
 use redwind_archive::documents::HistoryStart;
+use redwind_archive::keys::Identities;
 use redwind_archive::store::SourceStore;
 use redwind_archive::time::Timestamp;
 use serde::Serialize;
 
 use crate::archive_args::ArchiveArgs;
 use crate::exit::Status;
+use crate::key_args::ArchiveIdentityArgs;
 use crate::screen::{self, bytes};
 
 /// Shows what can be restored: windows, the blurs in them and the gaps between them, snapshots, sizes.
@@ -20,6 +22,9 @@ use crate::screen::{self, bytes};
 pub(crate) struct ListArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
+
+    #[command(flatten)]
+    identity: ArchiveIdentityArgs,
 
     /// Show the audit log instead: who restored what to where, and what else was done by hand
     ///
@@ -40,6 +45,7 @@ struct Listing {
     source: String,
     archive: ulid::Ulid,
     created: Timestamp,
+    encrypted: bool,
     #[serde(flatten)]
     summary: Summary,
     histories: Vec<HistoryStart>,
@@ -49,9 +55,10 @@ pub(crate) async fn run(args: ListArgs) -> anyhow::Result<Status> {
     if args.audit {
         return audit::run(&args.archive, args.json).await;
     }
+    let identities = args.identity.identities()?;
     let mut listings = Vec::new();
     for store in args.archive.open_all().await? {
-        listings.push(listing(&store).await?);
+        listings.push(listing(&store, &identities).await?);
     }
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -64,13 +71,14 @@ pub(crate) async fn run(args: ListArgs) -> anyhow::Result<Status> {
     Ok(Status::Done)
 }
 
-async fn listing(store: &SourceStore) -> anyhow::Result<Listing> {
-    let catalog = Catalog::open(store).await?;
+async fn listing(store: &SourceStore, identities: &Identities) -> anyhow::Result<Listing> {
+    let catalog = Catalog::open(store, identities).await?;
     let summary = catalog.summary(store).await?;
     Ok(Listing {
         source: store.name().to_string(),
         archive: catalog.marker.archive,
         created: catalog.marker.created,
+        encrypted: catalog.marker.encrypted,
         summary,
         histories: catalog.histories.into_iter().map(|history| history.start).collect(),
     })
@@ -78,7 +86,8 @@ async fn listing(store: &SourceStore) -> anyhow::Result<Listing> {
 
 fn show(listing: &Listing) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
-    writeln!(out, "source {} (archive {}, since {})", listing.source, listing.archive, listing.created)?;
+    let encrypted = if listing.encrypted { ", encrypted" } else { "" };
+    writeln!(out, "source {} (archive {}, since {}{encrypted})", listing.source, listing.archive, listing.created)?;
     let summary = &listing.summary;
     if summary.windows.is_empty() {
         writeln!(out, "\nNothing can be restored yet: no snapshot is complete.")?;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use jiff::Zoned;
 use redwind_archive::catalog::Catalog;
+use redwind_archive::keys::Identities;
 use redwind_archive::plan::{Choice, RestorePlan, SnapshotsBeside, Target, plan};
 use redwind_archive::position::HistoryId;
 use redwind_archive::store::SourceStore;
@@ -20,6 +21,7 @@ use redwind_restore::{Recording, RestoreError};
 
 use crate::archive_args::ArchiveArgs;
 use crate::exit::{Status, UsageError};
+use crate::key_args::ArchiveIdentityArgs;
 use crate::target;
 
 use audit::AuditLog;
@@ -56,6 +58,9 @@ pub(crate) struct RestoreArgs {
     /// Build on this snapshot rather than on the newest before the target: a way round a damaged one
     #[arg(long, env = "REDWIND_SNAPSHOT", value_name = "ID")]
     snapshot: Option<ulid::Ulid>,
+
+    #[command(flatten)]
+    identity: ArchiveIdentityArgs,
 
     #[command(flatten)]
     destination: DestinationArgs,
@@ -181,9 +186,10 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
             UsageError::new("nowhere to restore to: give --aof DIR, --rdb FILE, --into URL or --serve ADDR").into()
         );
     }
+    let identities = args.identity.identities()?;
     let store = args.archive.open().await?;
     let choice = Choice { history: args.history, snapshot: args.snapshot };
-    let plan = make_plan(&store, target, choice).await?;
+    let plan = make_plan(&store, &identities, target, choice).await?;
     let mut report = Report::new(&store, &args.to, target, &plan);
     match destination.filter(|_| !args.dry_run) {
         None => report.print_plan(args.json)?,
@@ -201,8 +207,13 @@ pub(crate) async fn run(args: RestoreArgs) -> anyhow::Result<Status> {
     Ok(Status::Done)
 }
 
-async fn make_plan(store: &SourceStore, target: Target, choice: Choice) -> anyhow::Result<RestorePlan> {
-    let catalog = Catalog::open(store).await?;
+async fn make_plan(
+    store: &SourceStore,
+    identities: &Identities,
+    target: Target,
+    choice: Choice,
+) -> anyhow::Result<RestorePlan> {
+    let catalog = Catalog::open(store, identities).await?;
     Ok(plan(store, &catalog, target, choice).await?)
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::agent_address::IdentityArgs;
 use crate::archive_args::ArchiveArgs;
 use crate::exit::Status;
+use crate::key_args::ArchiveIdentityArgs;
 use crate::screen::{self, bytes};
 use promised::Promises;
 
@@ -17,10 +18,16 @@ use promised::Promises;
 ///
 /// What a bucket alone cannot show is the loss of its newest objects. With --agent the archive must also
 /// hold what its running agent says is durable.
+///
+/// Of an encrypted archive, whether its objects are authentic and their contents can be read takes an
+/// --identity-file; all else is checked without.
 #[derive(clap::Args)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     archive: ArchiveArgs,
+
+    #[command(flatten)]
+    archive_identity: ArchiveIdentityArgs,
 
     /// Ask the running agent at this gRPC address what is durable, before looking; as for `redwind status`
     #[arg(long, value_name = "ADDR", help_heading = "Agent")]
@@ -44,6 +51,7 @@ struct Verified {
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<Status> {
+    let identities = args.archive_identity.identities()?;
     let stores = args.archive.open_all().await?;
     let promises = match &args.agent {
         Some(agent) => Promises::ask(agent, &args.identity, &stores).await?,
@@ -52,7 +60,7 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<Status> {
     let mut verified = Vec::new();
     for store in stores {
         let bar = screen::spinner("verifying");
-        let mut report = verify(&store, |report| {
+        let mut report = verify(&store, &identities, |report| {
             bar.set_message(format!("{}: {} objects, {}", store.name(), report.objects, bytes(report.bytes)));
         })
         .await?;

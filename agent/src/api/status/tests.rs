@@ -25,6 +25,7 @@ pub(crate) fn source_config() -> SourceConfig {
         password_file: None,
         tls: TlsOptions::default(),
         store: "memory://".parse().unwrap(),
+        recipients: redwind_archive::keys::Recipients::default(),
         spool: SpoolConfig { dir: "/spool".into(), bytes_max: config::SPOOL_BYTES_DEFAULT },
         flush_interval: config::FLUSH_INTERVAL_DEFAULT,
         getack_interval: config::GETACK_INTERVAL_DEFAULT,

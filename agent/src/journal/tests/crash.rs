@@ -29,7 +29,16 @@ fn newest_segment(spool: &TempDir) -> Option<PathBuf> {
 /// The store does not answer, so that everything lies in the spool; it is cut at every byte.
 #[tokio::test]
 async fn a_spool_cut_at_any_byte_is_resumed_at_its_last_whole_block() {
-    let rig = Rig::new();
+    cut_at_any_byte(Rig::new()).await;
+}
+
+/// The agent that resumes holds no key to what it finds.
+#[tokio::test]
+async fn an_encrypted_spool_cut_at_any_byte_is_resumed_without_its_key() {
+    cut_at_any_byte(Rig::encrypted()).await;
+}
+
+async fn cut_at_any_byte(rig: Rig) {
     let agent = rig.start().await;
     let history = agent.begin(1).await;
     let stream = stream(30, 4_000);

@@ -119,7 +119,7 @@ async fn behind_a_history_without_its_document_another_begins() {
     agent.feed(&stream, stream.len(), 1_000).await;
     agent.all_stored().await;
     agent.stop().await;
-    let catalog = Catalog::open(&rig.source()).await.unwrap();
+    let catalog = Catalog::open(&rig.source(), &rig.identities()).await.unwrap();
     let start = &catalog.history(second).unwrap().start;
     assert_eq!(start.predecessor, Some(position(history, 5_000)));
     assert_eq!(catalog.lost.len(), 1);

@@ -94,7 +94,7 @@ async fn late_bytes_go_to_a_page_of_their_own() {
     agent.feed(&stream, stream.len(), 1_000).await;
     agent.all_stored().await;
     agent.stop().await;
-    let catalog = Catalog::open(&rig.source()).await.unwrap();
+    let catalog = Catalog::open(&rig.source(), &rig.identities()).await.unwrap();
     let pages = &catalog.history(history).unwrap().pages;
     let starts: Vec<(u64, bool)> =
         pages.iter().map(|page| (page.start.since(START), page.time == late_since)).collect();
@@ -186,7 +186,7 @@ async fn a_history_follows_another_in_one_spool() {
     agent.stop().await;
     assert_eq!(rig.stored(first).await, old);
     assert_eq!(rig.stored(second).await, new);
-    let catalog = Catalog::open(&rig.source()).await.unwrap();
+    let catalog = Catalog::open(&rig.source(), &rig.identities()).await.unwrap();
     let start = &catalog.history(second).unwrap().start;
     assert_eq!(start.predecessor, Some(position(first, old.len())));
     assert!(start.predecessor_complete_until.is_some());

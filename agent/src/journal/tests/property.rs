@@ -178,9 +178,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_reported_is_lost_and_nothing_stored_is_wrong(steps in steps()) {
+    fn nothing_reported_is_lost_and_nothing_stored_is_wrong(steps in steps(), encrypted: bool) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let world = World { rig: Rig::new(), reported: BTreeMap::new(), streams: BTreeMap::new(), histories: 0, ids: 0 };
+        let rig = if encrypted { Rig::encrypted() } else { Rig::new() };
+        let world = World { rig, reported: BTreeMap::new(), streams: BTreeMap::new(), histories: 0, ids: 0 };
         runtime.block_on(world.play(steps))?;
     }
 }

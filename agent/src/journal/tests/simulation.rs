@@ -116,7 +116,7 @@ impl Simulation {
         assert!(violations.is_empty(), "seed {seed}, {when}: {violations:?}");
         let stream = stream(seed, STREAM_BYTES);
         for (history, reported) in self.world.reported() {
-            let stored = stored_in(&self.world.truth(), history).await;
+            let stored = stored_in(&self.world.truth(), &Identities::none(), history).await;
             assert!(stream.starts_with(&stored), "seed {seed}, {when}: {history} is not what was sent");
             let reported = reported.since(START) as usize;
             assert!(stored.len() >= reported, "seed {seed}, {when}: {reported} reported, {} there", stored.len());
@@ -139,7 +139,7 @@ impl Simulation {
         self.check("at the end").await;
         let ended = self.lives.swap_remove(0).stop().await.unwrap();
         assert_eq!(ended.left_segments, 0);
-        let report = verify(&self.world.truth(), |_| ()).await.unwrap();
+        let report = verify(&self.world.truth(), &Identities::none(), |_| ()).await.unwrap();
         let damage: Vec<_> = report.findings.iter().filter(|found| found.severity == Severity::Damage).collect();
         assert!(damage.is_empty(), "seed {}: {damage:?}", self.world.seed);
         assert!(report.snapshots > 0, "something can be restored");

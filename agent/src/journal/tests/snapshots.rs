@@ -55,7 +55,7 @@ async fn chunks(rig: &Rig, manifest: &Manifest) -> Vec<u8> {
     for (number, entry) in (0..).zip(&manifest.chunks) {
         let object = rig.source().get(&ObjectName::Chunk(manifest.snapshot, number)).await.unwrap();
         let id = ChunkId { archive: manifest.archive, snapshot: manifest.snapshot, number };
-        bytes.extend(chunk::decode(&object, id, entry).unwrap());
+        bytes.extend(chunk::decode(&object, id, entry, &rig.keys().await).unwrap());
     }
     bytes
 }

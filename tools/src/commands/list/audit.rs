@@ -79,6 +79,9 @@ fn describe(event: &AuditEvent) -> String {
                 "took the archive over from process {former_pid} on {former_host}, term {former_term} to {term}: {reason}"
             )
         }
+        AuditEvent::Rewrap { recipients, epochs } => {
+            format!("keys of {epochs} epochs wrapped to {}", recipients.join(", "))
+        }
         AuditEvent::Unknown => "something that a newer redwind writes down".to_owned(),
     }
 }

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 
 use redwind_archive::documents::SnapshotReason;
+use redwind_archive::keys::Recipients;
 use redwind_stream::RdbChecksum;
 use rustix::fs::FlockOperation;
 
@@ -99,6 +100,7 @@ async fn live(world: World, birth: Birth, stop: CancellationToken) -> Result<Jou
         spool_bytes_max: 64 << 20,
         segment_bytes_max: 2 << 10,
         compression_level: 1,
+        recipients: Recipients::default(),
         drain_deadline: DRAIN_DEADLINE,
     };
     let clock = Arc::new(Clock::new());

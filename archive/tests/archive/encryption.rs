@@ -1,0 +1,198 @@
+//! Encrypted archives: who can read them, and that nobody else can change them unseen.
+
+use bytes::Bytes;
+use redwind_archive::catalog::{Catalog, CatalogError};
+use redwind_archive::documents::Marker;
+use redwind_archive::keys::{Identities, KeyError, NewIdentity, Recipients, rewrap};
+use redwind_archive::layout::ObjectName;
+use redwind_archive::plan::{PlanError, Target};
+use redwind_archive::testing::{Objects, Writer, at, read};
+use redwind_archive::verify::{Report, Severity, verify};
+
+use crate::{planned_as, started_for};
+
+/// Two terms, hence two epochs, and two snapshots.
+fn archive(recipients: &Recipients) -> Writer {
+    let (mut first, _) = started_for(recipients);
+    first.segment(&[read(1.0, "SET a canary"), read(2.0, "INCR b")]);
+    first.segment(&[read(3.0, "SET c canary")]);
+    let mut second = first.succeed();
+    second.segment(&[read(4.0, "SET d canary")]);
+    second.snapshot(at(4.0));
+    second.segment(&[read(5.0, "SET e canary")]);
+    second
+}
+
+async fn verified(objects: &Objects, identities: &Identities) -> Report {
+    verify(&objects.store().await.unwrap(), identities, |_| {}).await.unwrap()
+}
+
+fn damaged(report: &Report) -> Vec<&str> {
+    let damage = report.findings.iter().filter(|finding| finding.severity == Severity::Damage);
+    damage.map(|finding| finding.object.as_str()).collect()
+}
+
+async fn opened(objects: &Objects, identities: &Identities) -> Result<Catalog, CatalogError> {
+    Catalog::open(&objects.store().await.unwrap(), identities).await
+}
+
+/// Makes the checksums of an object right that was changed, as one who forges it would.
+fn with_checksum(name: &str, object: &mut Vec<u8>) {
+    if object.starts_with(b"redwind ") {
+        let newline = object.iter().position(|byte| *byte == b'\n').unwrap();
+        let space = object[..newline].iter().rposition(|byte| *byte == b' ').unwrap();
+        let crc = crc32fast::hash(&[&object[..space], &object[newline + 1..]].concat());
+        object.splice(space + 1..newline, format!("{crc:08x}").into_bytes());
+    } else if name.starts_with("chunk/") || name.starts_with("log/") {
+        let end = object.len() - 4;
+        let crc = crc32fast::hash(&object[..end]);
+        object.splice(end.., crc.to_le_bytes());
+    }
+}
+
+#[tokio::test]
+async fn one_who_has_an_identity_reads_everything_and_finds_it_sound() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let report = verified(&writer.objects, &owner.identities()).await;
+    assert_eq!(report.findings, []);
+    assert_eq!((report.segments, report.snapshots, report.undecrypted), (4, 2, 0));
+    let plan = planned_as(&writer.objects, &owner.identities(), Target::Latest, None).await.unwrap();
+    assert_eq!(plan.cut.offset, writer.end());
+}
+
+#[tokio::test]
+async fn one_who_has_none_verifies_what_is_in_the_clear_and_is_told_so() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let report = verified(&writer.objects, &Identities::none()).await;
+    assert!(!report.is_damaged(), "{:?}", report.findings);
+    assert_eq!((report.segments, report.snapshots, report.undecrypted), (4, 2, 10));
+    assert!(report.findings.iter().any(|finding| finding.problem.contains("--identity-file")));
+    let refused = planned_as(&writer.objects, &Identities::none(), Target::Latest, None).await.unwrap_err();
+    assert!(matches!(refused, PlanError::Key(KeyError::NoIdentity)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_wrong_identity_is_told_from_damage() {
+    let writer = archive(&NewIdentity::generate().recipients());
+    let refused = opened(&writer.objects, &NewIdentity::generate().identities()).await.unwrap_err();
+    assert!(matches!(refused, CatalogError::Key(KeyError::WrongIdentity { epochs: 2 })), "{refused}");
+}
+
+#[tokio::test]
+async fn an_identity_for_an_archive_that_is_not_encrypted_is_refused() {
+    let writer = archive(&Recipients::default());
+    let refused = opened(&writer.objects, &NewIdentity::generate().identities()).await.unwrap_err();
+    assert!(matches!(refused, CatalogError::Key(KeyError::NotEncrypted)), "{refused}");
+}
+
+#[tokio::test]
+async fn nothing_of_the_data_is_in_any_object() {
+    let writer = archive(&NewIdentity::generate().recipients());
+    for name in writer.objects.names() {
+        let object = writer.objects.get(&name);
+        assert!(!object.windows(6).any(|window| window == b"canary"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_forged_is_found_though_its_checksum_is_right() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let signed = |name: &String| ["log/", "chunk/", "snapshot/", "history/"].iter().any(|kind| name.starts_with(kind));
+    let names: Vec<String> = writer.objects.names().into_iter().filter(signed).collect();
+    for name in &names {
+        let original = writer.objects.get(name);
+        // A byte of the contents: of a document, a digit in its JSON.
+        let at = match original.iter().rposition(u8::is_ascii_digit) {
+            Some(digit) if original.starts_with(b"redwind ") => digit,
+            _ => original.len() * 3 / 4,
+        };
+        let mut forged = original.to_vec();
+        forged[at] ^= 1;
+        with_checksum(name, &mut forged);
+        let copy = writer.objects.copy();
+        copy.put(name, Bytes::from(forged));
+        let report = verified(&copy, &owner.identities()).await;
+        assert!(damaged(&report).contains(&name.as_str()), "{name}: {:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn what_steers_a_restore_is_believed_only_if_it_is_signed() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let plain = archive(&Recipients::default());
+    for name in plain.objects.names().iter().filter(|name| name.starts_with("history/")) {
+        let copy = writer.objects.copy();
+        copy.put(name, plain.objects.get(name));
+        let report = verified(&copy, &owner.identities()).await;
+        assert_eq!(damaged(&report), [name.as_str()], "{:?}", report.findings);
+    }
+}
+
+#[tokio::test]
+async fn an_archive_that_is_said_to_be_plain_is_not_read_as_such() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let store = writer.objects.store().await.unwrap();
+    let marker: Marker = store.get_document(&ObjectName::Marker).await.unwrap();
+    writer.objects.put_document(&ObjectName::Marker, &Marker { encrypted: false, ..marker });
+    let refused = opened(&writer.objects, &owner.identities()).await.unwrap_err();
+    assert!(matches!(refused, CatalogError::Key(KeyError::NotEncrypted)), "{refused}");
+    assert!(verified(&writer.objects, &Identities::none()).await.is_damaged());
+}
+
+#[tokio::test]
+async fn a_lost_or_damaged_key_is_named() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let key = writer.objects.names().into_iter().find(|name| name.starts_with("key/")).unwrap();
+    let epoch = key.rsplit_once('-').unwrap().0.to_owned();
+    for identities in [Identities::none(), owner.identities()] {
+        let copy = writer.objects.copy();
+        copy.remove(&key);
+        assert_eq!(damaged(&verified(&copy, &identities).await), [epoch.as_str()]);
+
+        let copy = writer.objects.copy();
+        let mut bytes = copy.get(&key).to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        copy.put(&key, bytes);
+        assert_eq!(damaged(&verified(&copy, &identities).await), [key.as_str(), epoch.as_str()]);
+    }
+    writer.objects.remove(&key);
+    let refused = planned_as(&writer.objects, &owner.identities(), Target::Time(at(1.5)), None).await;
+    let missing = |error: &PlanError| error.is_damage();
+    assert!(refused.as_ref().is_err_and(missing), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_further_recipient_reads_what_was_encrypted_before() {
+    let (owner, auditor) = (NewIdentity::generate(), NewIdentity::generate());
+    let writer = archive(&owner.recipients());
+    let store = writer.objects.store().await.unwrap();
+    let keys = Catalog::open(&store, &owner.identities()).await.unwrap().keys;
+    assert_eq!(rewrap(&store, &keys, &auditor.recipients()).await.unwrap(), 2);
+    for identity in [&owner, &auditor] {
+        let report = verify(&store, &identity.identities(), |_| {}).await.unwrap();
+        assert_eq!((report.findings.len(), report.undecrypted), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn after_a_change_of_recipients_each_epoch_is_its_own_recipients() {
+    let (before, after) = (NewIdentity::generate(), NewIdentity::generate());
+    let (mut writer, _) = started_for(&before.recipients());
+    writer.segment(&[read(1.0, "SET a 1")]);
+    let mut writer = writer.succeed_for(&after.recipients());
+    writer.segment(&[read(2.0, "SET b 1")]);
+    writer.snapshot(at(2.0));
+    let report = verified(&writer.objects, &after.identities()).await;
+    assert!(!report.is_damaged(), "{:?}", report.findings);
+    assert_eq!(report.undecrypted, 4, "a segment and three chunks of the epoch before");
+    let mut both = before.identities();
+    both.extend(after.identities());
+    assert_eq!(verified(&writer.objects, &both).await.undecrypted, 0);
+}
