@@ -125,6 +125,8 @@ fn phase(lab: &Lab, primary: &Server, seed: u64) -> Result<Buffers> {
 /// The largest `omem` in MiB that `load` leads to. Begins when the reader has read everything.
 fn largest_buffer(primary: &Server, load: &mut dyn Read) -> Result<f64> {
     let mut client = primary.client()?;
+    // The last block of the buffer may be large, and is left only for a next one.
+    primary.mark()?;
     wait_for("the primary's buffer's running empty", PATIENCE, || {
         Ok((replica_omem(&mut client)? <= IDLE_OMEM).then_some(()))
     })?;
