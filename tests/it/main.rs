@@ -6,6 +6,7 @@
 mod access;
 mod connecting;
 mod damage;
+mod encryption;
 mod failover;
 mod faults;
 mod harness;

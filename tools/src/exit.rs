@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use redwind_agent::config::ConfigError;
 use redwind_agent::error::{AgentError, AgentExit};
 use redwind_archive::catalog::CatalogError;
+use redwind_archive::chunk::ChunkError;
+use redwind_archive::document::DocumentError;
 use redwind_archive::keys::{IdentityError, KeyError};
 use redwind_archive::plan::PlanError;
+use redwind_archive::segment::SegmentError;
 use redwind_archive::store::StoreError;
 use redwind_link::LinkError;
 use redwind_restore::RestoreError;
@@ -56,10 +59,24 @@ impl UsageError {
 /// The status that an error ends the process with: that of the first cause which has one.
 pub(crate) fn status_of(error: &anyhow::Error) -> Status {
     // Whatever could not be opened meets it as the cause of an error of its own.
-    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<KeyError>()) {
+    if let Some(error) = error.chain().find_map(key_error) {
         return if error.is_damage() { Status::Damage } else { Status::Usage };
     }
     error.chain().find_map(status_of_cause).unwrap_or(Status::Failed)
+}
+
+/// The key that a cause lacks: the errors that pass one on show it as themselves.
+fn key_error(cause: &(dyn std::error::Error + 'static)) -> Option<KeyError> {
+    let document = cause.downcast_ref::<DocumentError>();
+    let document = document.or_else(|| cause.downcast_ref::<Box<DocumentError>>().map(|boxed| &**boxed));
+    match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref(), document) {
+        (Some(CatalogError::Key(error)), ..)
+        | (_, Some(PlanError::Key(error)), ..)
+        | (_, _, Some(SegmentError::Key(error)), ..)
+        | (_, _, _, Some(ChunkError::Key(error)), _)
+        | (.., Some(DocumentError::Key(error))) => Some(*error),
+        _ => cause.downcast_ref::<KeyError>().copied(),
+    }
 }
 
 fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> {

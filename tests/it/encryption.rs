@@ -1,0 +1,234 @@
+//! Encrypted archives, as their owner meets them: keys, restores, a crash, a change of recipients.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use redwind_tests::mark::Mark;
+use redwind_tests::objects::{Kind, ObjectServer};
+use redwind_tests::redwind::{Agent, Finished, Stage, StoreAddress, restore, run, verify};
+use redwind_tests::servers::{Flavor, skip_without};
+use redwind_tests::story::{Following, Load, QUICK, check, only_source, patient_server};
+use redwind_tests::workload::Workload;
+use redwind_tests::{on_each_flavor, poll};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// Words that no object of the bucket may hold.
+const CANARY: &str = "canary-of-the-keys-and-values";
+
+/// A person with an identity.
+struct Owner {
+    folder: TempDir,
+    recipient: String,
+}
+
+impl Owner {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = keygen(&folder.path().join("identity")).expect(0);
+        Self { folder, recipient: made.stdout.trim().to_owned() }
+    }
+
+    fn identity(&self) -> PathBuf {
+        self.folder.path().join("identity")
+    }
+}
+
+fn keygen(path: &Path) -> Finished {
+    run(None, &["keygen", "-o", path.to_str().unwrap()])
+}
+
+/// The archive as somebody with these identities sees it.
+fn seen_by(store: &StoreAddress, owners: &[&Owner]) -> StoreAddress {
+    let mut store = store.clone();
+    let files: Vec<String> = owners.iter().map(|owner| owner.identity().display().to_string()).collect();
+    if !files.is_empty() {
+        store.env.push(("REDWIND_IDENTITY_FILE".to_owned(), files.join(",")));
+    }
+    store
+}
+
+/// A restore to the newest state that is refused: its message.
+fn refused(store: &StoreAddress) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("data");
+    let refused = restore(store, "latest", &["--aof", to.to_str().unwrap()]).expect(2);
+    assert!(!to.exists(), "nothing appears at the destination");
+    refused.stderr
+}
+
+fn assert_no_canary(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_no_canary(&path);
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+        assert!(!found, "{} shows what it should hide", path.display());
+    }
+}
+
+/// kill -9 under load: the agent that goes on holds recipients only. Whoever has the identity restores
+/// everything; whoever has none, or another one, is told so.
+fn an_encrypted_archive_is_its_owners(flavor: &Flavor) {
+    let (owner, stranger) = (Owner::new(), Owner::new());
+    let server = patient_server(flavor);
+    let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
+    workload.run(&mut cli, 100);
+    cli.command(&["SET", CANARY, CANARY]);
+    let mut following = Following::start_with(&server, &[QUICK, &["--recipient", &owner.recipient]].concat());
+    cli.command(&["APPEND", CANARY, CANARY]);
+    let before = following.mark("before the kill", &server);
+    let load = Load::start(&server, workload);
+    let received = following.agent.offset(Stage::Received).unwrap_or_default();
+    following.agent.wait_offset(Stage::Received, received + 20_000);
+    following.agent.kill9();
+    following.agent.start_again();
+    following.agent.wait_ready();
+    let mut workload = load.stop();
+    let after = following.mark("after the kill", &server);
+    workload.run(&mut cli, 30);
+    following.wait_durable(&server);
+
+    let bare = following.store.clone();
+    following.store = seen_by(&bare, &[&owner]);
+    let listed = following.list();
+    assert_eq!(listed["gaps"], Json::Array(Vec::new()));
+    assert_eq!(listed["windows"].as_array().map(Vec::len), Some(1), "{listed}");
+    for mark in [&before, &after] {
+        following.check(mark);
+    }
+    following.verify();
+
+    let unopened = verify(&bare).expect(0).stdout;
+    assert!(unopened.contains("were not decrypted"), "{unopened}");
+    let missing = refused(&bare);
+    assert!(missing.contains("--identity-file"), "{missing}");
+    let wrong = refused(&seen_by(&bare, &[&stranger]));
+    assert!(wrong.contains("wrong identity"), "{wrong}");
+    assert_no_canary(&following.archive());
+    assert_no_canary(&following.agent.spool());
+    assert!(!following.agent.log().contains(CANARY));
+
+    following.agent.kill9();
+    let plain = Agent::start(&server.url(), &bare, QUICK).wait_end(poll::PATIENCE);
+    assert_eq!(plain.code(), Some(2), "nothing is written in the clear to an encrypted archive");
+}
+on_each_flavor!(an_encrypted_archive_is_its_owners: redis_7_0 valkey_9);
+
+/// What is written after a change is the new recipient's; what was written before becomes theirs, too,
+/// when its owner says so.
+fn recipients_can_change(flavor: &Flavor) {
+    let (former, new) = (Owner::new(), Owner::new());
+    let recipients = former.folder.path().join("recipients");
+    std::fs::write(&recipients, format!("# who may restore\n{}\n", former.recipient)).unwrap();
+    let server = patient_server(flavor);
+    let mut cli = server.cli();
+    let arguments = [QUICK, &["--recipients-file", recipients.to_str().unwrap()]].concat();
+    let mut following = Following::start_with(&server, &arguments);
+    cli.command(&["SET", "key", "before"]);
+    following.wait_durable(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    std::fs::write(&recipients, format!("{}\n", new.recipient)).unwrap();
+    following.agent.start_again();
+    following.agent.wait_ready();
+    cli.command(&["SET", "key", "after"]);
+    following.wait_durable(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+
+    let bare = following.store.clone();
+    following.store = seen_by(&bare, &[&former, &new]);
+    assert_eq!(following.restored("latest").get("key"), "after");
+    following.verify();
+    let locked = refused(&seen_by(&bare, &[&new]));
+    assert!(locked.contains("key epoch") && locked.contains("redwind rewrap"), "{locked}");
+
+    let identity = former.identity();
+    let rewrap = ["rewrap", "--identity-file", identity.to_str().unwrap(), "--recipient", &new.recipient];
+    // One of the two epochs is the new recipient's alone, which is said.
+    let told = run(Some(&bare), &rewrap).expect(2);
+    assert!(told.stdout.contains("1 epochs") && told.stderr.contains("key epoch"), "{told:?}");
+    following.store = seen_by(&bare, &[&new]);
+    assert_eq!(following.restored("latest").get("key"), "after");
+    following.verify();
+    let audited = run(Some(&bare), &["list", "--audit"]).expect(0).stdout;
+    assert!(audited.contains(&new.recipient), "{audited}");
+}
+on_each_flavor!(recipients_can_change: redis_7_0);
+
+/// The same over the wire to a bucket.
+fn an_encrypted_archive_in_a_bucket(flavor: &Flavor) {
+    let Some(objects) = ObjectServer::start(Kind::Moto, "an_encrypted_archive_in_a_bucket") else { return };
+    let (owner, store) = (Owner::new(), objects.store());
+    let server = patient_server(flavor);
+    let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
+    workload.run(&mut cli, 50);
+    let mut agent = Agent::start(&server.url(), &store, &[QUICK, &["--recipient", &owner.recipient]].concat());
+    agent.wait_ready();
+    poll::until("something can be restored", || agent.offset(Stage::Durable));
+    workload.run(&mut cli, 50);
+    let mark = Mark::take("in a bucket", &server, |offset| agent.wait_offset(Stage::Received, offset));
+    agent.kill9();
+    agent.start_again();
+    agent.wait_ready();
+    workload.run(&mut cli, 20);
+    agent.wait_offset(Stage::Durable, cli.offset());
+    assert_eq!(agent.stop().code(), Some(0));
+    let store = seen_by(&store, &[&owner]);
+    assert_eq!(only_source(&store)["gaps"], Json::Array(Vec::new()));
+    check(&store, flavor, &mark);
+    let _ = verify(&store).expect(0);
+}
+on_each_flavor!(an_encrypted_archive_in_a_bucket: redis_7_0);
+
+/// A plain archive stays one, and an identity is no leave to read one in an encrypted one's place.
+fn a_plain_archive_is_not_taken_for_an_encrypted_one(flavor: &Flavor) {
+    let owner = Owner::new();
+    let server = patient_server(flavor);
+    let mut following = Following::start(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    let recipient = ["--recipient", &owner.recipient];
+    let mixed = Agent::start(&server.url(), &following.store, &recipient).wait_end(poll::PATIENCE);
+    assert_eq!(mixed.code(), Some(2));
+    let told = refused(&seen_by(&following.store, &[&owner]));
+    assert!(told.contains("not encrypted"), "{told}");
+}
+on_each_flavor!(a_plain_archive_is_not_taken_for_an_encrypted_one: redis_7_0);
+
+#[test]
+fn an_identity_is_its_owners_file_and_never_overwritten() {
+    let owner = Owner::new();
+    let identity = owner.identity();
+    assert!(owner.recipient.starts_with("age1"), "{}", owner.recipient);
+    assert_eq!(std::fs::metadata(&identity).unwrap().permissions().mode() & 0o777, 0o600);
+    let secret = std::fs::read_to_string(&identity).unwrap();
+    assert!(secret.contains("AGE-SECRET-KEY-1") && secret.contains(&owner.recipient));
+    let again = keygen(&identity).expect(2);
+    assert!(again.stderr.contains("never overwritten"), "{}", again.stderr);
+    assert_eq!(std::fs::read_to_string(&identity).unwrap(), secret);
+
+    let secret = secret.lines().last().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = StoreAddress::folder(folder.path());
+    let told = run(Some(&store), &["agent", "--source", "redis://127.0.0.1:1", "--recipient", secret]).expect(2);
+    assert!(told.stderr.contains("secret") && !told.stderr.contains("AGE-SECRET-KEY-1"), "{}", told.stderr);
+}
+
+/// Whoever has lost Redwind has the stock tool: it opens the key object.
+fn the_stock_tool_opens_a_key(flavor: &Flavor) {
+    if Command::new("age").arg("--version").output().is_err() {
+        return skip_without("age", "apt-get install age", "the_stock_tool_opens_a_key");
+    }
+    let owner = Owner::new();
+    let server = patient_server(flavor);
+    let following = Following::start_with(&server, &[QUICK, &["--recipient", &owner.recipient]].concat());
+    let key = std::fs::read_dir(following.archive().join("key")).unwrap().next().unwrap().unwrap().path();
+    let opened = Command::new("age").arg("--decrypt").arg("-i").arg(owner.identity()).arg(key).output().unwrap();
+    let text = String::from_utf8(opened.stdout).unwrap();
+    assert!(text.starts_with("redwind-key 1 "), "{}", String::from_utf8_lossy(&opened.stderr));
+    assert_eq!(text.trim_end().rsplit(' ').next().map(str::len), Some(64));
+}
+on_each_flavor!(the_stock_tool_opens_a_key: redis_7_0);
