@@ -67,16 +67,23 @@ pub(crate) fn status_of(error: &anyhow::Error) -> Status {
 
 /// The key that a cause lacks: the errors that pass one on show it as themselves.
 fn key_error(cause: &(dyn std::error::Error + 'static)) -> Option<KeyError> {
-    let document = cause.downcast_ref::<DocumentError>();
-    let document = document.or_else(|| cause.downcast_ref::<Box<DocumentError>>().map(|boxed| &**boxed));
-    match (cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref(), cause.downcast_ref(), document) {
-        (Some(CatalogError::Key(error)), ..)
-        | (_, Some(PlanError::Key(error)), ..)
-        | (_, _, Some(SegmentError::Key(error)), ..)
-        | (_, _, _, Some(ChunkError::Key(error)), _)
-        | (.., Some(DocumentError::Key(error))) => Some(*error),
-        _ => cause.downcast_ref::<KeyError>().copied(),
+    if let Some(CatalogError::Key(error)) = cause.downcast_ref() {
+        return Some(*error);
     }
+    if let Some(PlanError::Key(error)) = cause.downcast_ref() {
+        return Some(*error);
+    }
+    if let Some(SegmentError::Key(error)) = cause.downcast_ref() {
+        return Some(*error);
+    }
+    if let Some(ChunkError::Key(error)) = cause.downcast_ref() {
+        return Some(*error);
+    }
+    let boxed = cause.downcast_ref::<Box<DocumentError>>().map(Box::as_ref);
+    if let Some(DocumentError::Key(error)) = cause.downcast_ref().or(boxed) {
+        return Some(*error);
+    }
+    cause.downcast_ref::<KeyError>().copied()
 }
 
 fn status_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Status> {
