@@ -16,7 +16,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use crate::concurrent;
-use crate::document::DocumentError;
+use crate::document::{DocumentError, Signed};
 use crate::documents::{HistoryStart, Manifest, Marker};
 use crate::keys::{Identities, KeyError, Keyring, UnlockError};
 use crate::layout::{Folder, ManifestName, ObjectName, PageName};
@@ -120,10 +120,20 @@ impl Catalog {
     /// # Errors
     /// When it is absent, damaged, or another than its name says, or the store cannot be read.
     pub async fn manifest(&self, store: &SourceStore, name: &ManifestName) -> Result<Manifest, StoreError> {
+        Ok(self.signed_manifest(store, name).await?.document)
+    }
+
+    /// As [`manifest`](Self::manifest), and tells who vouches for it.
+    pub(crate) async fn signed_manifest(
+        &self,
+        store: &SourceStore,
+        name: &ManifestName,
+    ) -> Result<Signed<Manifest>, StoreError> {
         let object = ObjectName::Manifest(name.clone());
-        let manifest: Manifest = store.get_signed(&object, &self.keys).await?;
+        let signed: Signed<Manifest> = store.get_signed(&object, &self.keys).await?;
+        let manifest = &signed.document;
         if (manifest.archive, &manifest.name()) == (self.marker.archive, name) {
-            return Ok(manifest);
+            return Ok(signed);
         }
         let belongs = format!("snapshot {} of archive {}", manifest.name(), manifest.archive);
         Err(store.damaged(&object, DocumentError::Misplaced { belongs }))
@@ -154,7 +164,7 @@ type Found = (HistoryId, Result<HistoryStart, StoreError>);
 async fn find_history(store: &SourceStore, keys: &Keyring, history: HistoryId) -> Result<Found, StoreError> {
     match read_history(store, keys, history).await {
         Err(error) if error.is_newer() || !(error.is_damage() || error.is_absent()) => Err(error),
-        found => Ok((history, found)),
+        found => Ok((history, found.map(|signed| signed.document))),
     }
 }
 
@@ -166,13 +176,14 @@ pub(crate) async fn read_history(
     store: &SourceStore,
     keys: &Keyring,
     history: HistoryId,
-) -> Result<HistoryStart, StoreError> {
+) -> Result<Signed<HistoryStart>, StoreError> {
     let object = ObjectName::History(history);
-    let start: HistoryStart = store.get_signed(&object, keys).await?;
-    if start.history == history {
-        return Ok(start);
+    let signed: Signed<HistoryStart> = store.get_signed(&object, keys).await?;
+    let belongs = signed.document.history;
+    if belongs == history {
+        return Ok(signed);
     }
-    Err(store.damaged(&object, DocumentError::Misplaced { belongs: format!("history {}", start.history) }))
+    Err(store.damaged(&object, DocumentError::Misplaced { belongs: format!("history {belongs}") }))
 }
 
 /// Puts the histories together, in the order in which they were last written to: that of their

@@ -20,7 +20,7 @@ use crate::keys::{Cipher, Encryption, Epoch, KeyError, Keyring, TAG_BYTES};
 use crate::wire::Fields;
 
 const MAGIC: [u8; 8] = *b"RWCHKv1\n";
-const HEAD_BYTES: usize = 64;
+pub(crate) const HEAD_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 4;
 
 /// Most bytes of RDB in one chunk: what a reader needs to hold at once.

@@ -137,12 +137,21 @@ pub fn decode<D: Document>(bytes: &[u8]) -> Result<D, DocumentError> {
     Ok(serde_json::from_slice(body)?)
 }
 
-/// Decodes a document that steers a restore, checking its signature too; with a closed keyring, only
-/// that it has one.
+/// A document that steers a restore, and who vouches for it.
+#[derive(Clone, Debug)]
+pub struct Signed<D> {
+    /// The document.
+    pub document: D,
+    /// The epoch under which it is signed; `None` in an archive that is not encrypted.
+    pub signer: Option<EpochId>,
+}
+
+/// Decodes a document that steers a restore, checking its signature too; with a keyring that leaves
+/// closed what it cannot open, only that it has one.
 ///
 /// # Errors
 /// [`DocumentError`] says which promise is broken.
-pub fn decode_signed<D: Document>(bytes: &[u8], name: &ObjectName, keys: &Keyring) -> Result<D, DocumentError> {
+pub fn decode_signed<D: Document>(bytes: &[u8], name: &ObjectName, keys: &Keyring) -> Result<Signed<D>, DocumentError> {
     let (promise, body) = check::<D>(bytes)?;
     if promise.signature.is_some() != keys.is_encrypted() {
         return Err(DocumentError::Mode { signed: promise.signature.is_some() });
@@ -155,7 +164,8 @@ pub fn decode_signed<D: Document>(bytes: &[u8], name: &ObjectName, keys: &Keyrin
             return Err(DocumentError::Forged);
         }
     }
-    Ok(serde_json::from_slice(body)?)
+    let signer = promise.signature.map(|signature| signature.epoch);
+    Ok(Signed { document: serde_json::from_slice(body)?, signer })
 }
 
 /// What a document's MAC is taken of.

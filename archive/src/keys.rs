@@ -32,4 +32,4 @@ pub use error::{IdentityError, KeyError};
 pub use identity::{Identities, NewIdentity, Recipients};
 pub use keyring::{Keyring, Slot, UnlockError, Wrapping, wrappings};
 pub use rewrap::{RewrapError, rewrap};
-pub use wrapping::KeyName;
+pub use wrapping::{KeyName, Unopened};

@@ -19,7 +19,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use ulid::Ulid;
 
-use crate::document::{self, DOCUMENT_BYTES_MAX, Document, DocumentError};
+use crate::document::{self, DOCUMENT_BYTES_MAX, Document, DocumentError, Signed};
 use crate::keys::{Epoch, Keyring};
 use crate::layout::{self, Folder, ObjectName, PageName, SegmentName, SourceName};
 
@@ -214,7 +214,7 @@ impl SourceStore {
     ///
     /// # Errors
     /// When it is absent, damaged, or forged, its key is not in the keyring, or the store cannot be read.
-    pub async fn get_signed<D: Document>(&self, name: &ObjectName, keys: &Keyring) -> Result<D, StoreError> {
+    pub async fn get_signed<D: Document>(&self, name: &ObjectName, keys: &Keyring) -> Result<Signed<D>, StoreError> {
         self.read_document(name, |bytes| document::decode_signed(bytes, name, keys)).await
     }
 

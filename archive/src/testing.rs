@@ -6,10 +6,12 @@
 //! elsewhere. [`synthetic`] is a store whose archive is too large to be made, and is listed all the
 //! same.
 
+mod forgery;
 mod harm;
 mod objects;
 pub mod synthetic;
 
+pub use forgery::{Forgery, forgeries};
 pub use harm::{Harm, kind};
 pub use objects::Objects;
 
@@ -137,7 +139,13 @@ impl Writer {
     /// of the agent, of which what names do not tell is different.
     #[must_use]
     pub fn create_again(seed: u32) -> Self {
-        Self::run(seed, 1, &Recipients::default())
+        Self::create_again_for(seed, &Recipients::default())
+    }
+
+    /// As [`create_again`](Self::create_again), encrypted to these recipients, if there are any.
+    #[must_use]
+    pub fn create_again_for(seed: u32, recipients: &Recipients) -> Self {
+        Self::run(seed, 1, recipients)
     }
 
     /// Makes an archive that is encrypted to these recipients, if there are any.

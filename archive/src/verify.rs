@@ -61,6 +61,9 @@ pub struct Report {
     /// Segments and chunks among them whose contents were not decrypted, for want of an identity: checked
     /// are their checksums, and what is in the clear.
     pub undecrypted: u64,
+    /// Histories and manifests among them of which it was not checked whether they are authentic, for want
+    /// of an identity.
+    pub unauthenticated: u64,
     /// Everything found, in the order in which it was found.
     pub findings: Vec<Finding>,
     /// Sound objects that belong to another archive.
@@ -92,6 +95,13 @@ impl Report {
 
     fn needs(&mut self, epoch: EpochId, object: &ObjectName) {
         self.epochs.entry(epoch).or_insert_with(|| object.to_string());
+    }
+
+    /// Somebody vouches for a document; whether it is true shows only with that one's key.
+    fn vouched(&mut self, signer: Option<EpochId>, keys: &Keyring, object: &ObjectName) {
+        let Some(epoch) = signer else { return };
+        self.needs(epoch, object);
+        self.unauthenticated += u64::from(!matches!(keys.epoch(epoch), Ok(Some(_))));
     }
 
     fn read(&mut self, bytes: u64) {
@@ -128,7 +138,7 @@ pub async fn verify(
         return Ok(report);
     };
     let keys = Keyring::unlock(store, marker.archive, marker.encrypted, identities).await?.lenient();
-    let sound_keys = keys::check(store, &objects, &mut report).await?;
+    let sound_keys = keys::check(store, &objects, marker.archive, identities, &mut report).await?;
     let histories = documents::check_histories(store, &keys, &objects, &mut report).await?;
     let writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
     let mut mentions = Mentions { writers, snapshots: BTreeMap::new() };

@@ -7,7 +7,7 @@ use redwind_archive::audit::AuditEntry;
 use redwind_archive::chunk;
 use redwind_archive::document::{self, Document, DocumentError};
 use redwind_archive::documents::{Cause, ChunkEntry, HistoryStart, Manifest, Marker, TermClaim};
-use redwind_archive::keys::{Keyring, NewIdentity, Recipients, TAG_BYTES};
+use redwind_archive::keys::{KeyName, Keyring, NewIdentity, Recipients, TAG_BYTES, Unopened, Wrapping};
 use redwind_archive::layout::{ObjectName, SourceName};
 use redwind_archive::position::{HistoryId, Position};
 use redwind_archive::segment::{BLOCK_BYTES_MAX, Segment, SegmentEncoder, SegmentError, Trailer, recover};
@@ -144,6 +144,34 @@ fn chunk() {
     });
 }
 
+/// A key object, under a name with the right checksum: what opens is what was wrapped.
+#[test]
+fn key() {
+    let owner = NewIdentity::generate();
+    let sound = archive_for(&owner.recipients());
+    let names = sound.names().into_iter().filter_map(|name| match ObjectName::parse(&name) {
+        Some(ObjectName::Key(key)) => Some((key, sound.get(&name))),
+        _ => None,
+    });
+    let (keys, objects): (Vec<KeyName>, Vec<Bytes>) = names.unzip();
+    let (epoch, archive) = (keys[0].epoch, Writer::create(1).archive);
+    let (identities, seeds) = (owner.identities(), objects.clone());
+    // The cipher's buffer of an age file is 64 KiB.
+    let memory = Memory { bytes: 512 << 10, per_byte: 64 };
+    Fuzz::of("key").seeds(seeds).memory(memory).run(move |input| {
+        let name = KeyName { epoch, crc32: crc32fast::hash(input) };
+        let wrapping = Wrapping { name, object: Bytes::copy_from_slice(input) };
+        match wrapping.open(archive, &identities) {
+            Ok(opened) => {
+                assert_eq!((opened.id(), input), (epoch, &objects[0][..]), "one key has one form");
+                "open".to_owned()
+            }
+            Err(Unopened::Locked) => "locked".to_owned(),
+            Err(Unopened::Damaged) => "damaged".to_owned(),
+        }
+    });
+}
+
 /// Makes a document's first line right: its length and checksum.
 fn repair_document(object: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(object).into_owned();
@@ -209,7 +237,7 @@ fn trailer() {
 
 #[test]
 fn names() {
-    let names = archive().names();
+    let names = archive_for(&NewIdentity::generate().recipients()).names();
     Fuzz::of("names").seeds(names).run(|input| {
         let text = String::from_utf8_lossy(input);
         let name = ObjectName::parse(&text);

@@ -3,22 +3,23 @@
 //! on its way.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "what a test prints is shown when it fails")]
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use redwind_archive::catalog::{Catalog, CatalogError};
 use redwind_archive::documents::Cause;
-use redwind_archive::keys::Identities;
+use redwind_archive::keys::{Identities, NewIdentity, Recipients};
 use redwind_archive::layout::{ObjectName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::plan::{Choice, RestorePlan, Target, plan};
 use redwind_archive::position::{HistoryId, Offset};
-use redwind_archive::testing::{Harm, Objects, Writer, at, empty_rdb, kind, read};
+use redwind_archive::testing::{Forgery, Harm, Objects, Writer, at, empty_rdb, forgeries, kind, read};
 use redwind_restore::Recording;
 
-/// Two histories, two terms, a blur, a transaction over segments; four snapshots.
-fn archive(seed: u32) -> Objects {
-    let mut writer = Writer::create(seed);
+/// Two histories, two terms, a blur, a transaction over segments; four snapshots; and signs of life.
+fn archive(seed: u32, recipients: &Recipients) -> Objects {
+    let mut writer = Writer::create_for(seed, recipients);
     writer.begin_history(100, at(0.0), Cause::First);
     writer.snapshot(at(0.5));
     for second in 1..6 {
@@ -41,6 +42,10 @@ fn archive(seed: u32) -> Objects {
         }
     }
     writer.audit(at(64.0));
+    // Hints that anybody may overwrite, so that no restore may depend on them.
+    for sign in ["sign/holder", "sign/watcher"] {
+        writer.objects.put(sign, &b"redwind holder 1 2 00000000\n{}"[..]);
+    }
     writer.objects
 }
 
@@ -52,9 +57,14 @@ struct Restored {
 }
 
 /// Restores in memory. `Err` says why not, which is never the store's failure here.
-async fn restored(objects: &Objects, target: Target, choice: Choice) -> Result<Restored, String> {
+async fn restored(
+    objects: &Objects,
+    identities: &Identities,
+    target: Target,
+    choice: Choice,
+) -> Result<Restored, String> {
     let store = objects.store().await.unwrap();
-    let catalog = match Catalog::open(&store, &Identities::none()).await {
+    let catalog = match Catalog::open(&store, identities).await {
         Ok(catalog) => catalog,
         Err(CatalogError::Store(error)) if !error.is_damage() => panic!("{error}"),
         Err(error) => return Err(error.to_string()),
@@ -96,13 +106,13 @@ struct Sound {
     stream: Vec<u8>,
 }
 
-async fn sound_streams(objects: &Objects) -> Vec<Sound> {
+async fn sound_streams(objects: &Objects, identities: &Identities) -> Vec<Sound> {
     let store = objects.store().await.unwrap();
     let mut sound = Vec::new();
-    for log in Catalog::open(&store, &Identities::none()).await.unwrap().histories {
+    for log in Catalog::open(&store, identities).await.unwrap().histories {
         let (history, first) = (log.start.history, &log.snapshots[0]);
         let choice = Choice { history: Some(history), snapshot: Some(first.snapshot) };
-        let stream = restored(objects, Target::Latest, choice).await.unwrap().stream;
+        let stream = restored(objects, identities, Target::Latest, choice).await.unwrap().stream;
         sound.push(Sound { history, from: first.offset, stream });
     }
     sound
@@ -160,35 +170,73 @@ fn targets(sound: &[Sound]) -> Vec<Target> {
     targets
 }
 
-#[tokio::test]
-async fn a_restore_gives_the_truth_or_nothing() {
-    let (objects, other) = (archive(1), archive(2));
-    let sound = sound_streams(&objects).await;
-    let names = objects.names();
-    let segments: Vec<String> = names.iter().filter(|name| kind(name) == "log").cloned().collect();
-    let newest: BTreeSet<&String> = segments.iter().rev().take(SEGMENTS_UNDER_WAY_MAX).collect();
+/// Two archives of one shape, and who can open them.
+struct Sample {
+    objects: Objects,
+    other: Objects,
+    identities: Identities,
+}
+
+impl Sample {
+    fn new(recipients: &Recipients, identities: Identities) -> Self {
+        Self { objects: archive(1, recipients), other: archive(2, recipients), identities }
+    }
+
+    fn plain() -> Self {
+        Self::new(&Recipients::default(), Identities::none())
+    }
+
+    fn encrypted() -> Self {
+        let owner = NewIdentity::generate();
+        Self::new(&owner.recipients(), owner.identities())
+    }
+
+    async fn restored(&self, objects: &Objects, target: Target) -> Result<Restored, String> {
+        restored(objects, &self.identities, target, Choice::default()).await
+    }
+
+    /// The segments of which nobody can tell that they have arrived, should they be gone.
+    fn newest(&self) -> BTreeSet<String> {
+        let mut segments = self.objects.names();
+        segments.retain(|name| kind(name) == "log");
+        segments.into_iter().rev().take(SEGMENTS_UNDER_WAY_MAX).collect()
+    }
+
+    /// What the sound archive gives, and the names of what that needs.
+    async fn whole(&self, target: Target) -> (Result<Restored, String>, BTreeSet<String>) {
+        let mut names = self.objects.names();
+        let whole = self.restored(&self.objects, target).await;
+        let always = |name: &String| ["archive", "history", "key"].contains(&kind(name));
+        let mut way: BTreeSet<String> = names.iter().filter(|name| always(name)).cloned().collect();
+        names.retain(|name| kind(name) == "log");
+        way.extend(whole.as_ref().map(|whole| way_of(&whole.plan, &names)).unwrap_or_default());
+        (whole, way)
+    }
+}
+
+/// Every nth harm to the sample's objects, and restores to the targets: so many gave the truth, and so many
+/// were refused.
+async fn truths_and_refusals(sample: &Sample, sound: &[Sound], targets: &[Target], step: usize) -> (u32, u32) {
+    let Sample { objects, other, .. } = sample;
+    let (names, newest) = (objects.names(), sample.newest());
     let (mut given, mut refused) = (0, 0);
-    for target in targets(&sound) {
-        let whole = restored(&objects, target, Choice::default()).await;
-        let way = whole.as_ref().map(|whole| way_of(&whole.plan, &segments)).unwrap_or_default();
+    for target in targets {
+        let (whole, way) = sample.whole(*target).await;
         for (index, name) in names.iter().enumerate() {
-            for harm in harms(&objects, &other, name, index) {
+            for harm in harms(objects, other, name, index).into_iter().skip(index % step).step_by(step) {
                 let what = format!("{target:?} with {name}: {harm:?}");
                 let copy = objects.copy();
                 harm.strike(&copy, name);
-                let after = restored(&copy, target, Choice::default()).await;
+                let after = sample.restored(&copy, *target).await;
                 let at_the_end = newest.contains(name) && harm == Harm::Deleted;
                 match (&whole, after) {
                     (Ok(whole), Ok(after)) => {
-                        assert_true(&sound, &after, &what);
-                        let same = after.plan.cut.offset == whole.plan.cut.offset
-                            && after.plan.history.history == whole.plan.history.history;
-                        assert!(same || at_the_end, "{what}: an older state was restored");
+                        assert_true(sound, &after, &what);
+                        assert!(at_the_end || is_same(whole, &after), "{what}: an older state was restored");
                         given += 1;
                     }
                     (Ok(_), Err(why)) => {
-                        let needed = way.contains(name) || ["archive", "history"].contains(&kind(name));
-                        assert!(needed, "{what}: refused without need: {why}");
+                        assert!(way.contains(name), "{what}: refused without need: {why}");
                         refused += 1;
                     }
                     (Err(why), Ok(_)) => panic!("{what}: restored, although nothing can be: {why}"),
@@ -198,5 +246,56 @@ async fn a_restore_gives_the_truth_or_nothing() {
         }
     }
     println!("{given} restores gave the truth, {refused} were refused");
+    (given, refused)
+}
+
+/// Whether both end at the same place.
+fn is_same(whole: &Restored, after: &Restored) -> bool {
+    (whole.plan.cut.offset, whole.plan.history.history) == (after.plan.cut.offset, after.plan.history.history)
+}
+
+#[tokio::test]
+async fn a_restore_gives_the_truth_or_nothing() {
+    let sample = Sample::plain();
+    let sound = sound_streams(&sample.objects, &sample.identities).await;
+    let (given, refused) = truths_and_refusals(&sample, &sound, &targets(&sound), 1).await;
     assert!(given > 1_000 && refused > 100, "{given} given, {refused} refused");
+}
+
+/// Some of the targets and harms: opening the keys takes longer than all the rest.
+#[tokio::test]
+async fn a_restore_of_an_encrypted_archive_gives_the_truth_or_nothing() {
+    let sample = Sample::encrypted();
+    let sound = sound_streams(&sample.objects, &sample.identities).await;
+    let targets: Vec<Target> = targets(&sound).into_iter().step_by(3).collect();
+    let (given, refused) = truths_and_refusals(&sample, &sound, &targets, 3).await;
+    assert!(given > 100 && refused > 50, "{given} given, {refused} refused");
+}
+
+/// Whoever can put into the bucket and has no key cannot make a restore give anything else.
+#[tokio::test]
+async fn a_restore_of_a_forged_archive_gives_the_truth_or_nothing() {
+    let sample = Sample::encrypted();
+    let sound = sound_streams(&sample.objects, &sample.identities).await;
+    let (newest, mut given, mut refused) = (sample.newest(), 0, 0);
+    for target in [Target::Latest, Target::Time(at(3.2)), Target::Time(at(53.5))] {
+        let (whole, _) = sample.whole(target).await;
+        let whole = whole.unwrap();
+        for name in sample.objects.names() {
+            for Forgery { what, object, objects } in forgeries(&sample.objects, &sample.other, &name) {
+                match sample.restored(&objects, target).await {
+                    Ok(after) => {
+                        assert_true(&sound, &after, what);
+                        // Under another name it leaves its own place empty, as if it had not arrived yet.
+                        let at_the_end = object != name && newest.contains(&name);
+                        assert!(at_the_end || is_same(&whole, &after), "{what}: {object}: another state was restored");
+                        given += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+    }
+    println!("{given} restores gave the truth, {refused} were refused");
+    assert!(given > 50 && refused > 50, "{given} given, {refused} refused");
 }

@@ -70,15 +70,15 @@ impl Keyring {
             (true, false) => {}
         }
         let mut slots: BTreeMap<EpochId, Slot> = BTreeMap::new();
-        for Wrapping { name, object } in wrappings(store).await? {
-            let slot = match wrapping::open(name, &object, archive, identities) {
+        for wrapping in wrappings(store).await? {
+            let slot = match wrapping.open(archive, identities) {
                 Ok(epoch) => Slot::Open(Arc::new(epoch)),
                 Err(Unopened::Locked) => Slot::Locked,
                 Err(Unopened::Damaged) => Slot::Damaged,
             };
             let better = |known: &Slot| slot.rank() > known.rank();
-            if slots.get(&name.epoch).is_none_or(better) {
-                slots.insert(name.epoch, slot);
+            if slots.get(&wrapping.name.epoch).is_none_or(better) {
+                slots.insert(wrapping.name.epoch, slot);
             }
         }
         if !slots.is_empty() && slots.values().all(|slot| matches!(slot, Slot::Locked)) {
@@ -172,6 +172,16 @@ pub struct Wrapping {
     pub name: KeyName,
     /// An age file, if it is sound.
     pub object: Bytes,
+}
+
+impl Wrapping {
+    /// Opens it, as a key of this archive.
+    ///
+    /// # Errors
+    /// [`Unopened`] when none of the identities gives the key of its epoch.
+    pub fn open(&self, archive: Ulid, identities: &Identities) -> Result<Epoch, Unopened> {
+        wrapping::open(self.name, &self.object, archive, identities)
+    }
 }
 
 /// Every wrapped key of an archive.

@@ -102,6 +102,6 @@ fn the_document_is_signed() {
     let history = HistoryId(ulid(&vectors["history"]));
     let name = ObjectName::History(history);
     let object = hex(&vectors["document history/<history>"]);
-    let start: HistoryStart = document::decode_signed(&object, &name, &keys()).unwrap();
+    let start: HistoryStart = document::decode_signed(&object, &name, &keys()).unwrap().document;
     assert_eq!(start.history, history);
 }

@@ -45,10 +45,10 @@ impl KeyName {
 
 /// Why a wrapped key gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unopened {
-    /// It is wrapped to others.
+pub enum Unopened {
+    /// It is wrapped to others, as far as that shows.
     Locked,
-    /// It is no key of that epoch.
+    /// It is no key of that epoch and archive.
     Damaged,
 }
 

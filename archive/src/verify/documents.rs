@@ -9,6 +9,7 @@ use super::{Objects, Report, describe};
 use crate::audit;
 use crate::catalog::read_history;
 use crate::concurrent;
+use crate::document::Signed;
 use crate::documents::{HistoryStart, Marker, TermClaim};
 use crate::keys::Keyring;
 use crate::layout::{AuditName, ObjectName};
@@ -87,8 +88,9 @@ pub(super) async fn check_histories(
     while let Some(history) = spoken_of.pop_last() {
         let name = ObjectName::History(history);
         match read_history(store, keys, history).await {
-            Ok(start) => {
+            Ok(Signed { document: start, signer }) => {
                 report.read(0);
+                report.vouched(signer, keys, &name);
                 let before = start.predecessor.map(|position| position.history);
                 spoken_of.extend(before.filter(|before| sound.iter().all(|start| start.history != *before)));
                 sound.push(start);

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use ulid::Ulid;
+
 use super::{Objects, Report};
-use crate::keys::{EpochId, wrappings};
+use crate::keys::{EpochId, Identities, Unopened, wrappings};
 use crate::layout::ObjectName;
 use crate::store::{SourceStore, StoreError};
 
-/// Checks every wrapped key for its checksum; gives the epochs of those that are sound.
+/// Checks every wrapped key for its checksum, and what the identities open for what it holds; gives the
+/// epochs of those in which nothing wrong was found.
 pub(super) async fn check(
     store: &SourceStore,
     objects: &Objects,
+    archive: Ulid,
+    identities: &Identities,
     report: &mut Report,
 ) -> Result<BTreeSet<EpochId>, StoreError> {
     if objects.keys.is_empty() {
@@ -19,10 +24,13 @@ pub(super) async fn check(
     let mut sound = BTreeSet::new();
     for wrapping in wrappings(store).await? {
         report.read(wrapping.object.len() as u64);
-        if wrapping.name.fits(&wrapping.object) {
-            sound.insert(wrapping.name.epoch);
+        let object = ObjectName::Key(wrapping.name);
+        if !wrapping.name.fits(&wrapping.object) {
+            report.damage(&object, "damaged: its checksum is not that in its name");
+        } else if !identities.is_empty() && matches!(wrapping.open(archive, identities), Err(Unopened::Damaged)) {
+            report.damage(&object, "forged: its checksum is right, but it holds no key of this epoch and archive");
         } else {
-            report.damage(&ObjectName::Key(wrapping.name), "damaged: its checksum is not that in its name");
+            sound.insert(wrapping.name.epoch);
         }
     }
     Ok(sound)
@@ -36,11 +44,12 @@ pub(super) fn check_needed(sound: &BTreeSet<EpochId>, report: &mut Report) {
             report.add(super::Severity::Damage, format!("key/{epoch}"), what);
         }
     }
-    if report.undecrypted > 0 {
+    if report.undecrypted + report.unauthenticated > 0 {
         let what = format!(
-            "the contents of {} objects were not decrypted, for want of an identity (--identity-file): checked are \
-             checksums, the chain and the parser's states, not that they are authentic",
-            report.undecrypted
+            "the contents of {} objects were not decrypted, nor the signatures of {} documents checked, for want of \
+             an identity (--identity-file): checked are checksums, the chain and the parser's states, not that they \
+             are authentic",
+            report.undecrypted, report.unauthenticated
         );
         report.note(ObjectName::Marker, what);
     }

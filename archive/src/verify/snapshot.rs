@@ -9,6 +9,7 @@ use ulid::Ulid;
 use super::{Mentions, Objects, Report, Severity, describe};
 use crate::catalog::Catalog;
 use crate::chunk::{self, ChunkError, ChunkId};
+use crate::document::Signed;
 use crate::documents::Manifest;
 use crate::keys::{EpochId, Keyring};
 use crate::layout::{ManifestName, ObjectName};
@@ -68,8 +69,8 @@ async fn check(
     progress: &mut (impl FnMut(&Report) + Send),
 ) -> Result<Option<Manifest>, StoreError> {
     let object = ObjectName::Manifest(name.clone());
-    let manifest = match catalog.manifest(store, name).await {
-        Ok(manifest) => manifest,
+    let Signed { document: manifest, signer } = match catalog.signed_manifest(store, name).await {
+        Ok(signed) => signed,
         Err(error) if error.is_damage() => {
             report.damage(&object, describe(&error));
             return Ok(None);
@@ -77,6 +78,7 @@ async fn check(
         Err(error) => return Err(error),
     };
     report.read(0);
+    report.vouched(signer, &catalog.keys, &object);
     note_extra_chunks(&manifest, objects, report);
     if check_chunks(store, &catalog.keys, &manifest, report, progress).await? {
         report.snapshots += 1;

@@ -1,6 +1,5 @@
 //! Encrypted archives: who can read them, and that nobody else can change them unseen.
 
-use bytes::Bytes;
 use redwind_archive::catalog::{Catalog, CatalogError};
 use redwind_archive::documents::Marker;
 use redwind_archive::keys::{Identities, KeyError, NewIdentity, Recipients, rewrap};
@@ -34,20 +33,6 @@ fn damaged(report: &Report) -> Vec<&str> {
 
 async fn opened(objects: &Objects, identities: &Identities) -> Result<Catalog, CatalogError> {
     Catalog::open(&objects.store().await.unwrap(), identities).await
-}
-
-/// Makes the checksums of an object right that was changed, as one who forges it would.
-fn with_checksum(name: &str, object: &mut Vec<u8>) {
-    if object.starts_with(b"redwind ") {
-        let newline = object.iter().position(|byte| *byte == b'\n').unwrap();
-        let space = object[..newline].iter().rposition(|byte| *byte == b' ').unwrap();
-        let crc = crc32fast::hash(&[&object[..space], &object[newline + 1..]].concat());
-        object.splice(space + 1..newline, format!("{crc:08x}").into_bytes());
-    } else if name.starts_with("chunk/") || name.starts_with("log/") {
-        let end = object.len() - 4;
-        let crc = crc32fast::hash(&object[..end]);
-        object.splice(end.., crc.to_le_bytes());
-    }
 }
 
 #[tokio::test]
@@ -93,29 +78,6 @@ async fn nothing_of_the_data_is_in_any_object() {
     for name in writer.objects.names() {
         let object = writer.objects.get(&name);
         assert!(!object.windows(6).any(|window| window == b"canary"), "{name}");
-    }
-}
-
-#[tokio::test]
-async fn whatever_is_forged_is_found_though_its_checksum_is_right() {
-    let owner = NewIdentity::generate();
-    let writer = archive(&owner.recipients());
-    let signed = |name: &String| ["log/", "chunk/", "snapshot/", "history/"].iter().any(|kind| name.starts_with(kind));
-    let names: Vec<String> = writer.objects.names().into_iter().filter(signed).collect();
-    for name in &names {
-        let original = writer.objects.get(name);
-        // A byte of the contents: of a document, a digit in its JSON.
-        let at = match original.iter().rposition(u8::is_ascii_digit) {
-            Some(digit) if original.starts_with(b"redwind ") => digit,
-            _ => original.len() * 3 / 4,
-        };
-        let mut forged = original.to_vec();
-        forged[at] ^= 1;
-        with_checksum(name, &mut forged);
-        let copy = writer.objects.copy();
-        copy.put(name, Bytes::from(forged));
-        let report = verified(&copy, &owner.identities()).await;
-        assert!(damaged(&report).contains(&name.as_str()), "{name}: {:?}", report.findings);
     }
 }
 

@@ -38,7 +38,11 @@ async fn archived(rig: &Rig, stream: &[u8], end: usize) -> HistoryId {
 
 #[tokio::test]
 async fn the_log_goes_on_before_its_damaged_end_and_heals() {
-    let rig = Rig::new();
+    goes_on_before_a_damaged_end(Rig::new()).await;
+    goes_on_before_a_damaged_end(Rig::encrypted()).await;
+}
+
+async fn goes_on_before_a_damaged_end(rig: Rig) {
     let stream = stream(50, 20_000);
     let history = archived(&rig, &stream, 12_000).await;
     let segments = names(&rig, "log/").await;
@@ -59,7 +63,11 @@ async fn the_log_goes_on_before_its_damaged_end_and_heals() {
 
 #[tokio::test]
 async fn what_the_spool_holds_behind_damage_is_not_given_up() {
-    let rig = Rig::new();
+    keeps_what_the_spool_holds_behind_damage(Rig::new()).await;
+    keeps_what_the_spool_holds_behind_damage(Rig::encrypted()).await;
+}
+
+async fn keeps_what_the_spool_holds_behind_damage(rig: Rig) {
     let stream = stream(51, 20_000);
     let agent = rig.start().await;
     let history = agent.begin(1).await;
@@ -99,7 +107,11 @@ async fn a_hole_before_more_than_was_under_way_is_not_the_logs_end() {
 
 #[tokio::test]
 async fn behind_a_history_without_its_document_another_begins() {
-    let rig = Rig::new();
+    begins_another_behind_a_lost_history(Rig::new()).await;
+    begins_another_behind_a_lost_history(Rig::encrypted()).await;
+}
+
+async fn begins_another_behind_a_lost_history(rig: Rig) {
     let stream = stream(53, 20_000);
     let history = archived(&rig, &stream, 5_000).await;
     let document = names(&rig, "history/").await.pop().unwrap();
