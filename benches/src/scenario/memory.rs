@@ -28,6 +28,8 @@ const LARGE_VALUES: usize = 2;
 /// What `omem` of a replica that has read everything is at most: it still refers to the last blocks of the
 /// replication buffer, of 16 KiB each (`getClientOutputBufferMemoryUsage`, Redis 7.0).
 const IDLE_OMEM: u64 = 64 << 10;
+/// Bytes written at a time to fill up a block: less than a block has at least.
+const FILLING: usize = 8 << 10;
 /// Rate of the slow store in bytes per second: less than any load here makes, even compressed.
 const SLOW: u64 = 4 * MIB;
 
@@ -125,9 +127,11 @@ fn phase(lab: &Lab, primary: &Server, seed: u64) -> Result<Buffers> {
 /// The largest `omem` in MiB that `load` leads to. Begins when the reader has read everything.
 fn largest_buffer(primary: &Server, load: &mut dyn Read) -> Result<f64> {
     let mut client = primary.client()?;
-    // The last block of the buffer may be large, and is left only for a next one.
-    primary.mark()?;
+    // The buffer's last block counts as a whole, may be of megabytes after large values, and is left only
+    // for a next one: so it is filled up.
+    let filling = "x".repeat(FILLING);
     wait_for("the primary's buffer's running empty", PATIENCE, || {
+        client.call(&["SET", "redwind-bench:filling", &filling])?;
         Ok((replica_omem(&mut client)? <= IDLE_OMEM).then_some(()))
     })?;
     let sampler = Sampler::start(Some(primary.address()), None)?;
