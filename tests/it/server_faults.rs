@@ -65,6 +65,11 @@ fn a_clean_restart_of_the_server_loses_nothing(flavor: &Flavor) {
     ledger.recovered();
     let recovery = restarted.elapsed();
     let account = ledger.stop();
+    if !flavor.is_7_0() {
+        // 6.2 forgets its offset, and what it was given before a replica came is then at offset 0: any
+        // replica that is merely there satisfies WAIT, so that it returns before the snapshot is complete
+        following.wait_durable(&server);
+    }
     account.assert_held(&following.restored("latest").server);
     // where the new one knows the old one's stream, the history goes on; else a gap says that nobody knows
     let gaps = following.list()["gaps"].as_array().map_or(0, |gaps| gaps.len() as u64);
