@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use redwind_archive::audit::AuditEvent;
 use redwind_archive::store::Store;
 use redwind_archive::time::{Clock, Timestamp};
 use redwind_proto::v1::AgentInfo;
@@ -216,13 +217,11 @@ impl App {
         });
 
         let mandate = win(&candidacy, &scout, succession).await?;
-        if let Some(takeover) = mandate.takeover()
-            && let Err(error) = audit.enter(takeover)
-        {
-            warn!("the takeover is not in the audit log: {error}");
-        }
+        enter(&audit, mandate.takeover());
+        let new_key = mandate.new_key(&config.recipients);
         let drain = CancellationToken::new();
         let (journal, tasks) = candidacy.start(mandate, drain.clone()).await?;
+        enter(&audit, new_key);
         let journal = Arc::new(journal);
         announce(&config, &journal);
         let follower = SourceFollower::new(&config, Arc::clone(&journal), clock, requests, flush);
@@ -298,6 +297,14 @@ fn announce(config: &SourceConfig, journal: &Journal) {
         source = %config.name, server = %config.server, store = %config.store, spool = %config.spool.dir.display(),
         %from, %term, version = env!("CARGO_PKG_VERSION"), "the agent starts"
     );
+}
+
+/// Enters what happened, if anything did, into the audit log.
+fn enter(audit: &AuditLog, event: Option<AuditEvent>) {
+    let Some(event) = event else { return };
+    if let Err(error) = audit.enter(event) {
+        warn!("not everything is in the audit log: {error}");
+    }
 }
 
 /// A part's end; its panic goes on.

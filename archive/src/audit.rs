@@ -106,6 +106,13 @@ pub enum AuditEvent {
         /// Why it is the writer no longer.
         reason: String,
     },
+    /// An agent began to encrypt under a data key of its own.
+    NewKey {
+        /// The key's epoch.
+        epoch: Ulid,
+        /// To whom it is wrapped.
+        recipients: Vec<String>,
+    },
     /// The keys of the archive were wrapped to further recipients.
     Rewrap {
         /// Those recipients.

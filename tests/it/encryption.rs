@@ -155,7 +155,8 @@ fn recipients_can_change(flavor: &Flavor) {
     assert_eq!(following.restored("latest").get("key"), "after");
     following.verify();
     let audited = run(Some(&bare), &["list", "--audit"]).expect(0).stdout;
-    assert!(audited.contains(&new.recipient), "{audited}");
+    assert!(audited.contains(&format!("wrapped to {}", former.recipient)), "{audited}");
+    assert!(audited.contains(&format!("keys of 1 epochs wrapped to {}", new.recipient)), "{audited}");
 }
 on_each_flavor!(recipients_can_change: redis_7_0);
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use redwind_archive::audit::AuditEvent;
 use redwind_archive::documents::{Marker, TermClaim};
+use redwind_archive::keys::Recipients;
 use redwind_archive::position::Term;
 use redwind_archive::store::SourceStore;
 use redwind_archive::time::Clock;
@@ -114,6 +115,13 @@ impl Mandate {
             former_pid: former.pid,
             reason: self.title.describe().to_owned(),
         })
+    }
+
+    /// What goes into the audit log once the journal has started, if it encrypts.
+    #[must_use]
+    pub fn new_key(&self, recipients: &Recipients) -> Option<AuditEvent> {
+        let epoch = self.tenure.identity.writer;
+        (!recipients.is_empty()).then(|| AuditEvent::NewKey { epoch, recipients: recipients.texts() })
     }
 }
 

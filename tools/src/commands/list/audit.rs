@@ -79,6 +79,9 @@ fn describe(event: &AuditEvent) -> String {
                 "took the archive over from process {former_pid} on {former_host}, term {former_term} to {term}: {reason}"
             )
         }
+        AuditEvent::NewKey { epoch, recipients } => {
+            format!("began to encrypt under key epoch {epoch}, wrapped to {}", recipients.join(", "))
+        }
         AuditEvent::Rewrap { recipients, epochs } => {
             format!("keys of {epochs} epochs wrapped to {}", recipients.join(", "))
         }
