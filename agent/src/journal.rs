@@ -230,6 +230,12 @@ impl Journal {
         Arc::clone(&self.received)
     }
 
+    /// Somebody has connected to the source: it may be an agent that is going to watch this one, so that a look
+    /// for its sign is worth a request.
+    pub fn somebody_came(&self) {
+        self.upstream.pulse.somebody_came();
+    }
+
     /// How much of the spool's limit is used. While it is full, nothing more should be read from the
     /// server.
     #[must_use]

@@ -328,6 +328,17 @@ impl Connection {
         }
     }
 
+    /// `INFO stats`: the connections that the server has accepted since it started
+    /// (`total_connections_received`), and `None` if it does not tell.
+    ///
+    /// # Errors
+    /// Those of a command.
+    pub async fn connections_accepted(&mut self) -> Result<Option<u64>, LinkError> {
+        let reply = self.command(&[b"INFO", b"stats"]).await?;
+        let text = String::from_utf8_lossy(reply.as_bytes().unwrap_or_default());
+        Ok(Fields::new(&text).number("total_connections_received"))
+    }
+
     fn parse_info(&self, reply: &Reply) -> Result<ServerInfo, LinkError> {
         let text = String::from_utf8_lossy(reply.as_bytes().unwrap_or_default());
         ServerInfo::parse(&text).map_err(|_| self.protocol("INFO without version or replication"))

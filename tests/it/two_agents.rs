@@ -206,6 +206,30 @@ fn a_standby_follows_a_killed_agent(flavor: &Flavor) {
 }
 on_each_flavor!(a_standby_follows_a_killed_agent: redis_7_0 valkey_9);
 
+/// Nobody writes: the writer sees that somebody has come to the source.
+fn a_standby_is_armed_beside_an_idle_source_too(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let mut following = Following::start(&server);
+    server.cli().command(&["SET", "key", "the last write"]);
+    following.wait_durable(&server);
+    let mut standby = Agent::start(&server.url(), &following.store, STANDBY);
+    poll::until("the standby is armed", || {
+        let status = standby.status()?;
+        (status["sources"][0]["standby_armed"] == true).then_some(())
+    });
+    following.agent.kill9();
+    let struck = Instant::now();
+    poll::until_true("the standby claims the archive", || terms(&following.archive()) == 2);
+    let took = struck.elapsed();
+    assert!(took <= TAKEOVER_MAX, "it took {took:?}: {}", standby.log());
+    standby.wait_ready();
+    server.cli().command(&["SET", "key", "the standby's"]);
+    standby.wait_offset(Stage::Durable, server.cli().offset());
+    assert_eq!(following.list()["gaps"], Json::Array(Vec::new()));
+    assert_eq!(following.restored("latest").get("key"), "the standby's");
+}
+on_each_flavor!(a_standby_is_armed_beside_an_idle_source_too: redis_6_2 redis_7_0 valkey_9);
+
 fn a_standby_follows_an_agent_that_hangs(flavor: &Flavor) {
     let server = patient_server(flavor);
     let mut workload = Workload::any(flavor);

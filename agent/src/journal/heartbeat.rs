@@ -1,8 +1,8 @@
 //! The writer's signs of life, given so that others can tell that it lives; see `signs`.
 //!
 //! A writer that nobody watches asks for little: while there are writes, one look every few seconds
-//! whether somebody watches; on an idle source, one every ten minutes, and no sign at all, because the
-//! idle minute's segment is one. While somebody watches, it gives a sign every few seconds, and looks
+//! whether somebody watches; on an idle source, one soon after somebody has connected to it, else one every
+//! ten minutes, and no sign at all, because the idle minute's segment is one. While somebody watches, it gives a sign every few seconds, and looks
 //! each time whether its tenure has ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,10 @@ use super::uploader::Upstream;
 const LOOK_BUSY: Duration = Duration::from_secs(5);
 /// Between two such looks on an idle source.
 const LOOK_IDLE: Duration = Duration::from_secs(600);
+/// From a newcomer at the source to the look for its sign, which it gives a moment later.
+const NEWCOMER_DELAY: Duration = Duration::from_secs(2);
+/// Between two looks for newcomers: on some sources somebody connects all the time.
+const LOOK_NEWCOMER: Duration = Duration::from_secs(60);
 /// A request that takes longer is given up: the next one comes anyway.
 const REQUEST_MAX: Duration = Duration::from_secs(6);
 /// How long the last sign may take.
@@ -33,11 +37,26 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Pulse {
     last_put: Mutex<Instant>,
     writes: AtomicU64,
+    /// Since when somebody new has been at the source, unless it has been looked who.
+    newcomer: Mutex<Option<Instant>>,
 }
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { last_put: Mutex::new(Instant::now()), writes: AtomicU64::new(0) }
+        Self { last_put: Mutex::new(Instant::now()), writes: AtomicU64::new(0), newcomer: Mutex::new(None) }
+    }
+
+    /// Somebody has connected to the source.
+    pub(super) fn somebody_came(&self) {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    fn newcomer(&self) -> Option<Instant> {
+        *self.newcomer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_looked_for_newcomer(&self) {
+        *self.newcomer.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// A segment has been put; `busy` if somebody has something to do.
@@ -84,8 +103,14 @@ impl Heartbeat {
     }
 
     async fn look_if_due(&mut self) {
-        let writes = self.upstream.pulse.writes();
-        if !self.watch.is_due(writes, Instant::now()) {
+        let pulse = &self.upstream.pulse;
+        let (writes, now) = (pulse.writes(), Instant::now());
+        if pulse.newcomer().is_some_and(|came| self.watch.is_due_for_newcomer(came, now)) {
+            self.watch.newcomer_look = Some(now);
+            pulse.has_looked_for_newcomer();
+            // It may have been told to take over.
+            self.upstream.suspicion.notify_one();
+        } else if !self.watch.is_due(writes, now) {
             return;
         }
         let name = ObjectName::Sign(Sign::Watcher);
@@ -158,6 +183,8 @@ struct Watch {
     /// look.
     seen: Option<Option<Timestamp>>,
     last_look: Option<Instant>,
+    /// The last look for a newcomer.
+    newcomer_look: Option<Instant>,
     /// Writes at the last look.
     writes: u64,
     /// When the sign was last seen to change.
@@ -169,7 +196,20 @@ struct Watch {
 
 impl Watch {
     fn new(now: Instant) -> Self {
-        Self { seen: None, last_look: None, writes: 0, changed: None, doubtful_since: None, began: now }
+        Self {
+            seen: None,
+            last_look: None,
+            newcomer_look: None,
+            writes: 0,
+            changed: None,
+            doubtful_since: None,
+            began: now,
+        }
+    }
+
+    fn is_due_for_newcomer(&self, came: Instant, now: Instant) -> bool {
+        now.duration_since(came) >= NEWCOMER_DELAY
+            && self.newcomer_look.is_none_or(|look| now.duration_since(look) >= LOOK_NEWCOMER)
     }
 
     fn is_due(&self, writes: u64, now: Instant) -> bool {
@@ -212,6 +252,17 @@ mod tests {
         assert!(watch.is_due(0, start + 600 * SECOND));
         assert!(!watch.is_due(1, start + 4 * SECOND));
         assert!(watch.is_due(1, start + 5 * SECOND));
+    }
+
+    #[test]
+    fn a_newcomer_is_looked_for_soon_but_crowds_once_a_minute() {
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        assert!(!watch.is_due_for_newcomer(start, start + SECOND));
+        assert!(watch.is_due_for_newcomer(start, start + 2 * SECOND));
+        watch.newcomer_look = Some(start + 2 * SECOND);
+        assert!(!watch.is_due_for_newcomer(start + 3 * SECOND, start + 61 * SECOND));
+        assert!(watch.is_due_for_newcomer(start + 3 * SECOND, start + 62 * SECOND));
     }
 
     #[test]

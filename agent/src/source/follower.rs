@@ -388,6 +388,8 @@ impl Follower {
             link: self.context.link.clone(),
             signals: Arc::clone(&signals),
             time_asked: Moment::now(&self.context.clock),
+            journal: Arc::clone(&self.journal),
+            accepted: None,
         };
         let acknowledging = AbortOnDropHandle::new(tokio::spawn(acknowledger.run(session.clone())));
         let _monitoring = AbortOnDropHandle::new(tokio::spawn(monitor.run()));

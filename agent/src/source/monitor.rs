@@ -4,6 +4,9 @@
 //! offset every few seconds, the time every minute. Two things make it look sooner: a `GETACK`, because
 //! that is how a shutdown of the server announces itself, and a step of our own clock.
 //!
+//! **Newcomers.** An agent that wants to stand by looks at the source first. So a connection that the
+//! server has accepted is passed on as a hint, which costs no request to the store while nobody comes.
+//!
 //! **Shutdown of the server.** Since 7.0 a server that was told to exit pauses its clients and waits
 //! up to `shutdown-timeout` (10 s) until every replica has acknowledged exactly its last byte
 //! (`isReadyToShutdown` in `replication.c`). We never acknowledge that: see [`ack`](super::ack). It
@@ -26,6 +29,7 @@ use super::attention::Moment;
 use super::error::AttachError;
 use super::handshake::{Endpoint, takes_fack};
 use super::link_state::LinkStateSender;
+use crate::journal::Journal;
 
 /// Between two looks at the server's offset.
 const OFFSET_INTERVAL: Duration = Duration::from_secs(5);
@@ -182,6 +186,10 @@ pub(super) struct Monitor {
     pub(super) signals: Arc<MonitorSignals>,
     /// When the server's time was last asked for.
     pub(super) time_asked: Moment,
+    /// What is told of newcomers.
+    pub(super) journal: Arc<Journal>,
+    /// Connections that the server had accepted at the last look, if it tells.
+    pub(super) accepted: Option<u64>,
 }
 
 /// Whether what is known of the difference between the clocks is out of date.
@@ -215,7 +223,10 @@ impl Monitor {
                     true => self.look_at_time().await,
                     false => Ok(()),
                 },
-                _ = offset_tick.tick() => self.look_at_offset().await,
+                _ = offset_tick.tick() => match self.look_at_offset().await {
+                    Ok(()) => self.look_for_newcomers().await,
+                    failed => failed,
+                },
             };
             if let Err(error) = outcome {
                 debug!(error = %error, "the control connection is lost");
@@ -259,6 +270,15 @@ impl Monitor {
         self.signals.seen.send_replace(Some((end, Instant::now())));
         let now = self.clock.now();
         self.link.update(|state| state.master_repl_offset = Some((end, now)));
+        Ok(())
+    }
+
+    async fn look_for_newcomers(&mut self) -> Result<(), LinkError> {
+        let accepted = self.connection().await?.connections_accepted().await?;
+        let before = std::mem::replace(&mut self.accepted, accepted);
+        if before.zip(accepted).is_some_and(|(before, now)| now != before) {
+            self.journal.somebody_came();
+        }
         Ok(())
     }
 }
