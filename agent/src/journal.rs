@@ -45,7 +45,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use redwind_archive::documents::{Manifest, SnapshotReason};
+use redwind_archive::documents::SnapshotReason;
 use redwind_archive::keys::Recipients;
 use redwind_archive::store::SourceStore;
 use redwind_archive::time::Clock;
@@ -66,7 +66,7 @@ use heartbeat::{Heartbeat, Pulse};
 use persistence::Persistence;
 use progress::Board;
 use recovery::Survivors;
-use resume::{LogEnd, StoredLog};
+use resume::StoredLog;
 use sealer::{Sealer, SealerParts};
 use spool::Spool;
 use spool_writer::{SpoolQueue, SpoolWriterParts};
@@ -140,7 +140,7 @@ impl Journal {
         let received = Arc::new(ReceivedMark::default());
         let board = Arc::new(Board::after_start(&tenure, &stored, end.as_ref(), &pending, Arc::clone(&received)));
         let persistence = Persistence::new(Arc::clone(&board), Arc::clone(&clock), store.name().clone());
-        let last = newest_snapshot(&stored, end.as_ref());
+        let last = end.as_ref().and_then(|end| stored.base(end)).cloned();
         let snapshots =
             watch::Sender::new(SnapshotState { last, newest: stored.newest_complete, ..Default::default() });
         let (suspicion, pulse) = (Notify::new(), Pulse::new());
@@ -267,12 +267,6 @@ struct Opened {
     tenure: Tenure,
     stored: StoredLog,
     survivors: Survivors,
-}
-
-/// The newest snapshot, if it is of the history with which the log ends.
-fn newest_snapshot(stored: &StoredLog, end: Option<&LogEnd>) -> Option<Arc<Manifest>> {
-    let newest = stored.newest_snapshot.as_ref();
-    newest.filter(|newest| end.is_some_and(|end| end.point.position.history == newest.position.history)).cloned()
 }
 
 fn tell_opened(store: &SourceStore, tenure: &Tenure, survivors: &Survivors) {

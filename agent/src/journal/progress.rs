@@ -123,7 +123,7 @@ impl ReceivedMark {
 /// The state of the snapshots, for `status` and for deciding when the next is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnapshotState {
-    /// The newest complete one of the newest history.
+    /// The newest complete one of the newest history, if the log can be restored from it.
     pub last: Option<Arc<Manifest>>,
     /// The newest complete one of the archive, of whatever history.
     pub newest: Option<Ulid>,
@@ -165,7 +165,7 @@ struct Ledger {
     unstored: VecDeque<(Position, Timestamp)>,
     /// Arrival of the oldest write that is stored and waits for a snapshot.
     unjoined: Option<Timestamp>,
-    /// The lowest complete snapshot of the newest history.
+    /// The lowest complete snapshot of the newest history behind which no hole and no damage is known.
     snapshot: Option<Offset>,
 }
 
@@ -188,7 +188,7 @@ impl Board {
             progress.spooled = end.point.position.offset;
             progress.stored = same.map_or(end.history_start, |stored| stored.point.position.offset);
             progress.complete_until = same.map(|stored| stored.point.read_until);
-            ledger.snapshot = same.and(stored.lowest_snapshot);
+            ledger.snapshot = stored.base(end).map(|snapshot| snapshot.position.offset);
             // Of what an earlier run stored it is not known when its first write arrived: no earlier
             // than this.
             ledger.unjoined = same.map(|stored| stored.started).filter(|_| progress.stored > progress.history_start);

@@ -87,6 +87,7 @@ impl Joiner<'_> {
             newest_time: start.started,
             point: ResumePoint::at_start_of(&start),
             last_segment: None,
+            whole_from: start.start,
             damaged_until: None,
         });
         Ok(Some(Box::new(start)))
@@ -106,6 +107,7 @@ impl Joiner<'_> {
             // Behind what is damaged in the store: the chain goes on as it was written.
             end.point.position.offset = found.header.start;
             end.point.damaged = false;
+            end.whole_from = found.header.start;
             end.last_segment = found.header.predecessor;
         }
         end.damaged_until = None;

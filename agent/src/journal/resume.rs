@@ -32,6 +32,8 @@ pub(super) struct LogEnd {
     pub(super) newest_time: Timestamp,
     /// Its last segment; `None` when the history has none.
     pub(super) last_segment: Option<Fingerprint>,
+    /// From where on no hole and no damage is known: what lies below cannot be joined to what lies behind.
+    pub(super) whole_from: Offset,
     /// Where the log reached, when the store's last segments are damaged. What the spool holds from
     /// there on goes on behind them.
     pub(super) damaged_until: Option<Offset>,
@@ -44,12 +46,21 @@ pub(super) struct StoredLog {
     pub(super) end: Option<LogEnd>,
     /// Every history that the store knows.
     pub(super) histories: BTreeSet<HistoryId>,
-    /// Offset of the newest history's lowest complete snapshot.
-    pub(super) lowest_snapshot: Option<Offset>,
     /// The newest history's newest complete snapshot; `None` if it cannot be read, too.
-    pub(super) newest_snapshot: Option<Arc<Manifest>>,
+    newest_snapshot: Option<Arc<Manifest>>,
     /// The archive's newest complete snapshot, of whatever history.
     pub(super) newest_complete: Option<Ulid>,
+}
+
+impl StoredLog {
+    /// The snapshot from which a log that ends there can be restored up to its end. Without one, nothing
+    /// of it is durable, and the next snapshot is due at once.
+    pub(super) fn base(&self, end: &LogEnd) -> Option<&Arc<Manifest>> {
+        self.newest_snapshot.as_ref().filter(|snapshot| {
+            let Position { history, offset } = snapshot.position;
+            history == end.point.position.history && offset >= end.whole_from
+        })
+    }
 }
 
 /// Reads where the stored log ends. To be called after the term has been claimed: from then on no
@@ -69,7 +80,6 @@ pub(super) async fn find_end(store: &SourceStore, marker: &Marker) -> Result<Sto
     if let Some(lost) = lost.filter(|lost| Some((lost.last_term(), lost.history)) > newest_written) {
         stored.end = Some(end_of_lost(lost, store).await?);
     } else if let Some(newest) = newest {
-        stored.lowest_snapshot = newest.snapshots.iter().map(|snapshot| snapshot.offset).min();
         stored.newest_snapshot = newest_snapshot(&catalog, newest, store).await?;
         stored.end = Some(end_of(newest, store, marker, &catalog.keys).await?);
     }
@@ -102,8 +112,10 @@ async fn end_of(
     marker: &Marker,
     keys: &Keyring,
 ) -> Result<LogEnd, JournalError> {
+    let newest_snapshot = log.snapshots.iter().map(|snapshot| snapshot.offset).max().unwrap_or(log.start.start);
     let mut end = LogEnd {
         history_start: log.start.start,
+        whole_from: log.unbroken_from(store, newest_snapshot).await?,
         started: log.start.started,
         newest_time: log.start.started,
         point: ResumePoint::at_start_of(&log.start),
@@ -173,6 +185,7 @@ async fn end_of_lost(lost: &LostHistory, store: &SourceStore) -> Result<LogEnd, 
         },
         newest_time: time,
         last_segment: None,
+        whole_from: offset,
         damaged_until: None,
     })
 }

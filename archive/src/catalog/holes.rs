@@ -1,5 +1,7 @@
 //! Holes inside a history's pages, as far as it is cheap to look for them.
 
+use std::ops::Range;
+
 use futures::FutureExt;
 
 use super::HistoryLog;
@@ -29,9 +31,25 @@ impl HistoryLog {
         self.pages.len().saturating_sub(PAGES_LOOKED_INTO)
     }
 
+    /// From where on nothing of the log is missing, as far as names tell: those of all pages, and those of the
+    /// segments in the pages from the one of `since` on. Takes a request for each of these pages, of
+    /// which only some dozens of the newest are looked into.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn unbroken_from(&self, store: &SourceStore, since: Offset) -> Result<Offset, StoreError> {
+        let Some(run) = self.runs().last().copied() else { return Ok(self.start.start) };
+        let oldest = self.page_at(since).unwrap_or(0).max(run.first).max(self.pages_not_looked_into());
+        let holes = self.holes_in(store, oldest..self.pages.len()).await?;
+        Ok(holes.last().map_or(self.pages[run.first].start, |hole| hole.to))
+    }
+
     /// The holes in the newest pages, in order. Takes a request for each of these pages.
     pub(super) async fn holes(&self, store: &SourceStore) -> Result<Vec<Hole>, StoreError> {
-        let pages = self.pages_not_looked_into()..self.pages.len();
+        self.holes_in(store, self.pages_not_looked_into()..self.pages.len()).await
+    }
+
+    async fn holes_in(&self, store: &SourceStore, pages: Range<usize>) -> Result<Vec<Hole>, StoreError> {
         let listed = concurrent::all(pages.clone().map(|page| self.segments(store, page).boxed()).collect()).await?;
         let mut holes = Vec::new();
         let Some(first) = self.pages.get(pages.start) else { return Ok(holes) };

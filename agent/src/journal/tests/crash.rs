@@ -122,7 +122,8 @@ async fn whatever_was_reported_survives_a_takeover_at_any_moment() {
                 );
             }
             None => {
-                assert_eq!(reported.stored, START, "round {round}");
+                // It may have been fenced before its history was in the spool.
+                assert!(reported.history.is_none() || reported.stored == START, "round {round}: {reported:?}");
                 second.begin(1).await;
             }
         }

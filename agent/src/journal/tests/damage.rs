@@ -73,6 +73,7 @@ async fn keeps_what_the_spool_holds_behind_damage(rig: Rig) {
     let history = agent.begin(1).await;
     agent.feed(&stream, 5_000, 1_000).await;
     agent.all_stored().await;
+    snapshots::take(&agent, position(history, 2_000)).await;
     rig.store.hang();
     agent.feed(&stream, 9_000, 1_000).await;
     agent.seal().await;
@@ -87,7 +88,7 @@ async fn keeps_what_the_spool_holds_behind_damage(rig: Rig) {
     let resume = agent.journal.resume_point().unwrap();
     assert_eq!((resume.position, resume.damaged), (position(history, 9_000), false));
     agent.feed(&stream, stream.len(), 1_000).await;
-    agent.all_stored().await;
+    assert_waits_for_a_snapshot(&agent).await;
     agent.stop().await;
     rig.store.inner.put(&damaged, good.into()).await.unwrap();
     assert_eq!(rig.stored(history).await, stream, "with the damage undone, all is there");
@@ -103,6 +104,62 @@ async fn a_hole_before_more_than_was_under_way_is_not_the_logs_end() {
     let agent = rig.start().await;
     assert_eq!(agent.journal.resume_point().unwrap().position, position(history, 12_000));
     agent.kill().await;
+}
+
+#[tokio::test]
+async fn nothing_behind_a_hole_is_durable_without_a_snapshot_behind_it() {
+    let rig = Rig::new();
+    let stream = stream(56, 20_000);
+    let agent = rig.start().await;
+    let history = agent.begin(1).await;
+    for end in (1_000..=12_000).step_by(1_000) {
+        agent.feed(&stream, end, 1_000).await;
+        agent.all_stored().await;
+        if end == 1_000 {
+            snapshots::take(&agent, position(history, 1_000)).await;
+        }
+    }
+    agent.stop().await;
+    let segments = names(&rig, "log/").await;
+    rig.store.inner.delete(&segments[2]).await.unwrap();
+    let agent = rig.start().await;
+    assert_eq!(agent.journal.resume_point().unwrap().position, position(history, 12_000));
+    agent.feed(&stream, 13_000, 1_000).await;
+    assert_waits_for_a_snapshot(&agent).await;
+    agent.stop().await;
+
+    let agent = rig.start().await;
+    assert_eq!(agent.progress().durable, Some(position(history, 13_000).offset), "the new one lies behind the hole");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_durable_with_a_snapshot_whose_manifest_is_damaged() {
+    let rig = Rig::new();
+    let stream = stream(57, 5_000);
+    let agent = rig.start().await;
+    let history = agent.begin(1).await;
+    agent.feed(&stream, 3_000, 1_000).await;
+    agent.all_stored().await;
+    snapshots::take(&agent, position(history, 2_000)).await;
+    agent.stop().await;
+    flip_a_bit(&rig, &names(&rig, "snapshot/").await[0]).await;
+    let agent = rig.start().await;
+    agent.feed(&stream, stream.len(), 1_000).await;
+    assert_waits_for_a_snapshot(&agent).await;
+    agent.stop().await;
+}
+
+/// Nothing is durable, and a first snapshot is due, which makes everything durable.
+async fn assert_waits_for_a_snapshot(agent: &Agent) {
+    let progress = agent.all_stored().await;
+    assert_eq!(progress.durable, None, "no restore brings it back");
+    assert!(progress.oldest_undurable_write.is_some());
+    assert!(agent.journal.snapshots().borrow().last.is_none(), "one is due at once");
+    assert!(!agent.journal.resume_point().unwrap().has_snapshot);
+    let end = agent.journal.resume_point().unwrap().position;
+    snapshots::take(agent, end).await;
+    assert_eq!(agent.progress().durable, Some(end.offset));
 }
 
 #[tokio::test]

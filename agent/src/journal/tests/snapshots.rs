@@ -40,6 +40,13 @@ fn rdb(bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(|| random.u8(..)).take(bytes).collect()
 }
 
+/// Takes a small one.
+pub(super) async fn take(agent: &Agent, position: Position) {
+    let mut writer = snapshot(agent).await;
+    push(&mut writer, b"REDIS").await;
+    writer.finish(facts_at(&agent.clock, position, 5)).await.unwrap();
+}
+
 async fn snapshot(agent: &Agent) -> SnapshotWriter {
     agent.journal.begin_snapshot(SnapshotReason::First).await.unwrap()
 }
