@@ -166,14 +166,16 @@ impl MonitorSignals {
         self.unanswered.borrow().is_some_and(|since| now >= since + ANSWER_MAX)
     }
 
-    /// The server is being asked.
-    pub(super) fn ask(&self, now: Instant) {
+    /// Asks the server something. The network is in doubt until the answer is here, whatever it is and
+    /// whoever gives it: a refusal shows as well that the network brings what is sent.
+    pub(super) async fn ask<T>(&self, question: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+        let now = Instant::now();
         self.unanswered.send_if_modified(|since| since.replace(since.unwrap_or(now)).is_none());
-    }
-
-    /// It has answered, or whatever stands before it has: the network brings what is sent.
-    fn answered(&self) {
-        self.unanswered.send_if_modified(|since| since.take().is_some());
+        let answer = question.await;
+        if !matches!(answer, Err(LinkError::Timeout { .. })) {
+            self.unanswered.send_if_modified(|since| since.take().is_some());
+        }
+        answer
     }
 }
 
@@ -209,7 +211,7 @@ impl Monitor {
         let signals = Arc::clone(&self.signals);
         loop {
             let outcome = tokio::select! {
-                () = signals.getack.notified() => match self.look_for_shutdown().await {
+                () = signals.getack.notified() => match signals.ask(self.look_for_shutdown()).await {
                     Ok(Some(end)) => {
                         signals.shutdown.send_replace(Some(end));
                         return;
@@ -220,11 +222,11 @@ impl Monitor {
                     }
                 },
                 _ = clock_tick.tick() => match time_is_due(self.time_asked, Moment::now(&self.clock)) {
-                    true => self.look_at_time().await,
+                    true => signals.ask(self.look_at_time()).await,
                     false => Ok(()),
                 },
-                _ = offset_tick.tick() => match self.look_at_offset().await {
-                    Ok(()) => self.look_for_newcomers().await,
+                _ = offset_tick.tick() => match signals.ask(self.look_at_offset()).await {
+                    Ok(()) => signals.ask(self.look_for_newcomers()).await,
                     failed => failed,
                 },
             };
@@ -260,13 +262,7 @@ impl Monitor {
     }
 
     async fn look_at_offset(&mut self) -> Result<(), LinkError> {
-        self.signals.ask(Instant::now());
-        let asking = async { self.connection().await?.info_replication().await };
-        let answer = asking.await;
-        if !matches!(answer, Err(LinkError::Timeout { .. })) {
-            self.signals.answered();
-        }
-        let end = Offset(answer?.master_repl_offset);
+        let end = Offset(self.connection().await?.info_replication().await?.master_repl_offset);
         self.signals.seen.send_replace(Some((end, Instant::now())));
         let now = self.clock.now();
         self.link.update(|state| state.master_repl_offset = Some((end, now)));

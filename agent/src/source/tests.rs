@@ -283,6 +283,27 @@ async fn a_server_that_is_shutting_down_is_left_after_its_last_byte() {
     agent.stop().await;
 }
 
+/// Whatever the question: its answer and what was written are held back by the same network.
+#[tokio::test]
+async fn while_any_question_is_without_an_answer_what_comes_is_late() {
+    let server = FakePrimary::start("7.0.15", true).await;
+    let mut agent = Agent::start(&server).await;
+    agent.await_link("streaming", streaming).await;
+    let end = server.write(&["SET", "a", "1"]);
+    agent.await_durable(end).await;
+    assert_eq!(agent.link.borrow().late_since, None);
+    server.change(|server| server.held = Some("INFO server"));
+    server.write(&["REPLCONF", "GETACK", "*"]);
+    let late = || {
+        server.write(&["SET", "b", "1"]);
+        agent.link.borrow().late_since.is_some()
+    };
+    until("what comes is late", late).await;
+    server.change(|server| server.held = None);
+    agent.await_link("what comes is in time", |state| state.late_since.is_none()).await;
+    agent.stop().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_is_taken_on_request() {
     let server = FakePrimary::start("7.0.15", true).await;

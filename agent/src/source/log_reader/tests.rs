@@ -273,11 +273,15 @@ async fn a_short_absence_or_one_without_writes_is_no_blur() {
 #[tokio::test(start_paused = true)]
 async fn what_comes_after_the_network_was_in_doubt_is_late() {
     let mut rig = Rig::new();
-    rig.signals.ask(Instant::now());
+    let asking = tokio::spawn({
+        let signals = Arc::clone(&rig.signals);
+        async move { signals.ask(std::future::pending::<Result<(), _>>()).await }
+    });
     pass(Duration::from_secs(4)).await;
     rig.send(&set(10)).await;
     pass(Duration::from_secs(2)).await;
     assert!(rig.batch().await.late_since.is_some(), "it may have been sent seconds ago");
+    asking.abort();
 }
 
 #[tokio::test(start_paused = true)]

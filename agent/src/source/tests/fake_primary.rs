@@ -24,6 +24,8 @@ pub(super) struct Server {
     pub(super) backlog: Vec<u8>,
     pub(super) backlog_active: bool,
     pub(super) shutting_down: bool,
+    /// A command that gets no answer as long as it is named here.
+    pub(super) held: Option<&'static str>,
     pub(super) password: Option<&'static str>,
     /// How often a PSYNC for the log is answered with a full resync although it need not be.
     pub(super) full_resyncs: u32,
@@ -67,6 +69,7 @@ impl FakePrimary {
             backlog: Vec::new(),
             backlog_active,
             shutting_down: false,
+            held: None,
             password: None,
             full_resyncs: 0,
             keepalives: 2,
@@ -150,6 +153,11 @@ impl Client {
             }
             if name == "PSYNC" {
                 return self.replicate(&args).await;
+            }
+            let mut changed = self.shared.0.1.subscribe();
+            while self.shared.lock().held == Some(&text) {
+                // The sender lives as long as we do.
+                let _ = changed.changed().await;
             }
             let answer = self.answer(&name, &args);
             self.write.write_all(answer.as_bytes()).await?;
