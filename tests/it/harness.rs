@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use redwind_tests::dataset::{Dataset, Tolerance};
+use redwind_tests::ledger::Ledger;
 use redwind_tests::mark::Mark;
 use redwind_tests::oracle::{capture_live, capture_suspended, wait_level};
 use redwind_tests::server::{Cli, Server, ServerOptions};
@@ -181,6 +182,23 @@ fn every_change_is_noticed(flavor: &Flavor) {
     }
 }
 on_each_flavor!(every_change_is_noticed: every);
+
+/// The server has made a write, and gone before its answer came: whoever goes on knows.
+fn a_ledger_takes_up_a_write_whose_answer_was_lost(flavor: &Flavor) {
+    let server = Server::start(flavor);
+    let ledger = Ledger::start(&server, 1);
+    poll::until_true("there are writes", || ledger.account().written > 10);
+    let before = ledger.stop();
+    let mut cli = server.cli();
+    cli.command(&["SELECT", "7"]);
+    cli.command(&["SETBIT", "ledger", &before.written.to_string(), "1"]);
+    cli.command(&["INCR", "ledger:count"]);
+    let ledger = Ledger::go_on(&server, 2, before);
+    poll::until_true("there are more", || ledger.account().written > before.written + 10);
+    let after = ledger.stop();
+    assert_eq!(redwind_tests::ledger::held(&server), after.written);
+}
+on_each_flavor!(a_ledger_takes_up_a_write_whose_answer_was_lost: redis_7_0);
 
 fn both(server: &Server) -> [Dataset; 2] {
     [capture_live(server), capture_suspended(server)]

@@ -5,6 +5,7 @@
 //! ahead of it; a transaction that is torn does either. After every few writes `WAIT 1` asks whether
 //! they are durable, which with an agent as the only replica means that they can be restored.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -73,15 +74,9 @@ impl Ledger {
         let thread = std::thread::spawn(move || {
             let mut rng = Rng::with_seed(seed);
             while !writing.stop.load(Ordering::Relaxed) {
-                // while the server is away, nothing is written
-                let Ok(mut cli) = Cli::connect(&socket) else {
+                if write(&socket, &mut rng, &writing).is_none() {
+                    // while the server is away, nothing is written
                     std::thread::sleep(Duration::from_millis(20));
-                    continue;
-                };
-                while !writing.stop.load(Ordering::Relaxed) {
-                    if batch(&mut cli, &mut rng, &writing).is_none() {
-                        break;
-                    }
                 }
             }
         });
@@ -132,10 +127,36 @@ impl Drop for Ledger {
     }
 }
 
+/// Writes until it is stopped; none when there is no connection, or it has broken.
+fn write(socket: &Path, rng: &mut Rng, shared: &Shared) -> Option<()> {
+    let mut cli = Cli::connect(socket).ok()?;
+    take_up(&mut cli, shared)?;
+    while !shared.stop.load(Ordering::Relaxed) {
+        batch(&mut cli, rng, shared)?;
+    }
+    Some(())
+}
+
+/// The answer to the last write may have been lost with the connection: the server knows whether it has it.
+fn take_up(cli: &mut Cli, shared: &Shared) -> Option<()> {
+    cli.try_command(&["SELECT", DATABASE]).ok()?;
+    let counted = counter(&cli.try_command(&["GET", COUNTER]).ok()?);
+    let written = &mut shared.lock().account.written;
+    assert!((*written..=*written + 1).contains(&counted), "{counted} writes are counted, {written} were made");
+    *written = counted;
+    Some(())
+}
+
+fn counter(reply: &Value) -> u64 {
+    match reply {
+        Value::Nil => 0,
+        counter => u64::try_from(number(counter)).unwrap_or_default(),
+    }
+}
+
 /// A few writes and one `WAIT`; none when the connection has broken.
 fn batch(cli: &mut Cli, rng: &mut Rng, shared: &Shared) -> Option<()> {
     let began = Instant::now();
-    cli.try_command(&["SELECT", DATABASE]).ok()?;
     for _ in 0..rng.u32(1..=30) {
         let next = shared.lock().account.written.to_string();
         for words in [&["MULTI"][..], &["SETBIT", BITMAP, &next, "1"], &["INCR", COUNTER]] {
@@ -171,10 +192,7 @@ pub fn held(server: &Server) -> u64 {
         _ => count,
     };
     assert_eq!(first_hole, count, "the ledger has a hole at its write {first_hole}, of {count}");
-    let advanced = match cli.command(&["GET", COUNTER]) {
-        Value::Nil => 0,
-        counter => u64::try_from(number(&counter)).unwrap_or_default(),
-    };
+    let advanced = counter(&cli.command(&["GET", COUNTER]));
     assert_eq!(advanced, count, "every write was applied once, and whole");
     count
 }
