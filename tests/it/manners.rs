@@ -151,11 +151,7 @@ fn an_idle_source_makes_few_requests(flavor: &Flavor) {
     let mut cli = server.cli();
     cli.command(&["SET", "key", "value"]);
     following.wait_durable(&server);
-    let stored = || {
-        let metrics = following.agent.metrics();
-        let segments = metrics.iter().find(|(name, _)| name.starts_with("redwind_segments_stored_total"));
-        *segments.expect("segments are counted").1
-    };
+    let stored = || following.agent.metric("redwind_segments_stored_total").expect("segments are counted");
     let (before, offset) = (stored(), cli.offset());
     // some thirty flush intervals
     let pings = 3 * b"*1\r\n$4\r\nPING\r\n".len() as u64;

@@ -9,8 +9,8 @@ use redwind_tests::proxy::{Ending, Flow, Proxy};
 use redwind_tests::redwind::{Stage, restore};
 use redwind_tests::server::{Server, ServerOptions, array, number};
 use redwind_tests::servers::{Flavor, Vendor, Version};
-use redwind_tests::story::{Following, Load, QUICK, assert_lasting_same, patient_server};
-use redwind_tests::workload::Workload;
+use redwind_tests::story::{Following, QUICK, assert_lasting_same, patient_server};
+use redwind_tests::workload::{Workload, noise};
 use redwind_tests::{on_each_flavor, poll};
 use serde_json::Value as Json;
 
@@ -23,13 +23,7 @@ fn agent_killed_and_started_again_continues(flavor: &Flavor) {
     workload.run(&mut cli, 100);
     let before = following.mark("before the kill", &server);
     for _ in 0..3 {
-        let load = Load::start(&server, workload);
-        let received = following.agent.offset(Stage::Received).unwrap_or_default();
-        following.agent.wait_offset(Stage::Received, received + 20_000);
-        following.agent.kill9();
-        following.agent.start_again();
-        following.agent.wait_ready();
-        workload = load.stop();
+        workload = following.kill_under_load(&server, workload);
     }
     let after = following.mark("after three kills", &server);
     workload.run(&mut cli, 30);
@@ -37,8 +31,8 @@ fn agent_killed_and_started_again_continues(flavor: &Flavor) {
     let listed = following.list();
     assert_eq!(listed["gaps"], Json::Array(Vec::new()));
     assert_eq!(listed["windows"].as_array().map(Vec::len), Some(1), "{listed}");
-    let full = following.agent.metrics().into_iter().find(|(name, _)| name.starts_with("redwind_full_resyncs_total"));
-    assert!(full.as_ref().is_none_or(|(_, count)| *count == 0.0), "{full:?}");
+    let full = following.agent.metric("redwind_full_resyncs_total");
+    assert!(full.is_none_or(|count| count == 0.0), "{full:?}");
     for mark in [&before, &after] {
         if flavor.is_7_0() {
             following.check(mark);
@@ -57,11 +51,7 @@ on_each_flavor!(agent_killed_and_started_again_continues: redis_6_2 redis_7_0 re
 fn agent_killed_during_its_first_snapshot_takes_another(flavor: &Flavor) {
     let server = patient_server(flavor);
     let mut cli = server.cli();
-    let mut noise = vec![0; 1 << 20];
-    for n in 0..16 {
-        fastrand::fill(&mut noise);
-        cli.command(&[b"SET".as_slice(), format!("noise:{n}").as_bytes(), &noise]);
-    }
+    noise(&mut cli, 0..16);
     let proxy = Proxy::start(server.addr());
     proxy.set_flow(Flow::Throttle(4 << 20));
     let mut following = Following::start_at(flavor, &format!("redis://{}", proxy.addr()), QUICK);
@@ -74,8 +64,7 @@ fn agent_killed_during_its_first_snapshot_takes_another(flavor: &Flavor) {
     following.agent.start_again();
     following.wait_restorable();
     let mark = following.mark("after the second snapshot", &server);
-    cli.command(&["SET", "one", "more"]);
-    following.wait_durable(&server);
+    following.flush(&server);
     following.check(&mark);
     following.verify();
 }
@@ -89,19 +78,14 @@ fn a_full_spool_lets_go_of_the_server(flavor: &Flavor) {
     let following = Following::start_with(&server, &[QUICK, &small].concat());
     let mut cli = server.cli();
     let away = following.take_the_store_away();
-    let mut noise = vec![0; 1 << 20];
-    for n in 0..100 {
-        fastrand::fill(&mut noise);
-        cli.command(&[b"SET".as_slice(), format!("noise:{}", n % 10).as_bytes(), &noise]);
-    }
+    noise(&mut cli, (0..100).map(|n| n % 10));
     poll::until_true("the agent has left", || server.info("replication", "connected_slaves").as_deref() == Some("0"));
     let received = following.agent.offset(Stage::Received).unwrap();
     assert!(received < cli.offset(), "it took no more than the spool holds");
     away.give_back();
-    following.wait_durable(&server);
+    following.flush(&server);
     let mark = following.mark("when the store was back", &server);
-    cli.command(&["SET", "one", "more"]);
-    following.wait_durable(&server);
+    following.flush(&server);
     assert_eq!(following.list()["gaps"], Json::Array(Vec::new()));
     following.check(&mark);
     following.verify();

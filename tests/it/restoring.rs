@@ -6,11 +6,11 @@ use redwind_tests::proxy::{Flow, Proxy};
 use redwind_tests::redwind::restore;
 use redwind_tests::server::{Server, ServerOptions};
 use redwind_tests::servers::Flavor;
+use redwind_tests::serving::Serving;
 use redwind_tests::story::{
-    Following, Load, QUICK, Serving, assert_lasting_same, assert_restored, patient_server, restored_rdb,
-    server_in_database_3,
+    Following, Load, QUICK, assert_lasting_same, assert_restored, patient_server, restored_rdb, server_in_database_3,
 };
-use redwind_tests::workload::Workload;
+use redwind_tests::workload::{Workload, noise};
 use redwind_tests::{on_each_flavor, poll};
 
 /// The product's promise, from end to end, by the binary alone.
@@ -65,11 +65,7 @@ fn writes_during_the_snapshot_are_restorable(flavor: &Flavor) {
     let server = patient_server(flavor);
     let (mut cli, mut workload) = (server.cli(), Workload::any(flavor));
     // noise, which takes its time, and a link on which there is time to write meanwhile
-    let mut noise = vec![0; 1 << 20];
-    for n in 0..16 {
-        fastrand::fill(&mut noise);
-        cli.command(&[b"SET".as_slice(), format!("noise:{n}").as_bytes(), &noise]);
-    }
+    noise(&mut cli, 0..16);
     workload.run(&mut cli, 100);
     let proxy = Proxy::start(server.addr());
     proxy.set_flow(Flow::Throttle(2 << 20));
@@ -128,8 +124,7 @@ fn a_snapshot_can_be_asked_for(flavor: &Flavor) {
     workload.run(&mut cli, 100);
     let mark = following.mark("before the second snapshot", &server);
     let load = Load::start(&server, workload);
-    let agent = format!("http://{}", following.agent.grpc());
-    let _ = redwind_tests::redwind::run(None, &["snapshot", "--agent", &agent]).expect(0);
+    let _ = following.agent.snapshot().expect(0);
     workload = load.stop();
     let second = following.mark("after the second snapshot", &server);
     workload.run(&mut cli, 50);

@@ -5,22 +5,20 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use redwind_tests::figures::Figures;
-use redwind_tests::ledger::Ledger;
-use redwind_tests::mark::{Mark, now};
+use redwind_tests::ledger::{Account, Ledger};
+use redwind_tests::mark::now;
 use redwind_tests::oracle::wait_level;
-use redwind_tests::redwind::{Stage, run};
+use redwind_tests::redwind::Stage;
 use redwind_tests::server::{Cli, Server, ServerOptions, text};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, QUICK, patient_server};
+use redwind_tests::workload::noise;
 use redwind_tests::{on_each_flavor, poll, seed};
 use serde_json::Value as Json;
 
-fn windows(following: &Following) -> usize {
-    following.list()["windows"].as_array().map_or(0, Vec::len)
-}
-
-fn wait_windows(following: &Following, count: usize) {
-    poll::until_true(&format!("there are {count} windows"), || windows(following) == count);
+fn wait_windows(following: &Following, count: u64) {
+    let windows = || following.list()["windows"].as_array().map_or(0, |windows| windows.len() as u64);
+    poll::until_true(&format!("there are {count} windows"), || windows() == count);
 }
 
 /// The cause of the only gap.
@@ -31,23 +29,27 @@ fn only_gap(following: &Following) -> String {
     gaps[0]["cause"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Writes go on and are confirmed; then everything is there.
-fn assert_recovers(following: &Following, server: &Server, rng: &mut Rng, gaps: u64) -> Figures {
-    let ledger = Ledger::start(server, rng.u64(..));
-    let mut figures = Figures::default();
-    figures.run(ledger.recovery(Instant::now(), 2 * poll::PATIENCE));
-    let account = ledger.stop();
-    let mark = following.mark("after the fault", server);
-    server.cli().command(&["SET", "one", "more"]);
-    following.wait_durable(server);
-    following.check_newest(&mark);
-    figures.acknowledged = account.confirmed;
-    figures.lost = account.lost(&following.restored("latest").server);
-    assert_eq!(figures.lost, 0);
-    figures.gaps = following.list()["gaps"].as_array().map_or(0, |gaps| gaps.len() as u64);
-    assert_eq!(figures.gaps, gaps, "{}", following.list());
-    following.verify();
-    figures
+/// What comes after a fault: how long until writes are durable again, and what is promised from then on.
+struct Aftermath {
+    recovery: Duration,
+    account: Account,
+}
+
+impl Aftermath {
+    /// Called when the fault ends, waits for that.
+    fn of_a_fault(server: &Server, rng: &mut Rng) -> Self {
+        let ended = Instant::now();
+        let ledger = Ledger::start(server, rng.u64(..));
+        let recovery = ledger.recovery(ended, 2 * poll::PATIENCE);
+        Self { recovery, account: ledger.stop() }
+    }
+
+    /// Everything is there, and no other gap.
+    fn assert_whole(self, following: &Following, server: &Server, gaps: u64) -> Figures {
+        let mut figures = following.assert_whole(server, self.account, gaps);
+        figures.run(self.recovery);
+        figures
+    }
 }
 
 /// SHUTDOWN SAVE and a start from the dump: not a byte is missing on either side.
@@ -63,43 +65,23 @@ fn a_clean_restart_of_the_server_loses_nothing(flavor: &Flavor) {
     server.start_again();
     let restarted = Instant::now();
     ledger.recovered();
+    // From 7.0 on the new one knows the old one's stream, and the history goes on. 6.2 forgets its offset,
+    // and what it was given before a replica came is then at offset 0: any replica that is merely there
+    // satisfies WAIT, so that it returns before the snapshot is complete.
+    let gaps = u64::from(!flavor.is_7_0());
+    wait_windows(&following, 1 + gaps);
     let recovery = restarted.elapsed();
-    let account = ledger.stop();
-    if !flavor.is_7_0() {
-        // 6.2 forgets its offset, and what it was given before a replica came is then at offset 0: any
-        // replica that is merely there satisfies WAIT, so that it returns before the snapshot is complete
-        following.wait_durable(&server);
-    }
-    account.assert_held(&following.restored("latest").server);
-    // where the new one knows the old one's stream, the history goes on; else a gap says that nobody knows
-    let gaps = following.list()["gaps"].as_array().map_or(0, |gaps| gaps.len() as u64);
-    assert!(gaps <= 1, "{}", following.list());
-    let mut figures = assert_recovers_with(&following, &server, account, gaps);
+    let mut figures = following.assert_whole(&server, ledger.stop(), gaps);
     figures.run(recovery);
     figures.tell("the server restarts in order", story, flavor);
 }
 on_each_flavor!(a_clean_restart_of_the_server_loses_nothing: redis_6_2 redis_7_0 valkey_9);
 
-fn assert_recovers_with(
-    following: &Following,
-    server: &Server,
-    account: redwind_tests::ledger::Account,
-    gaps: u64,
-) -> Figures {
-    let mark = following.mark("after the fault", server);
-    following.wait_durable(server);
-    following.check_newest(&mark);
-    following.verify();
-    let lost = account.lost(&following.restored("latest").server);
-    assert_eq!(lost, 0);
-    Figures { acknowledged: account.confirmed, gaps, ..Figures::default() }
-}
-
 /// kill -9, and back with the dump of long ago: what the server has lost, the archive has not.
 fn a_server_that_comes_back_older_begins_another_history(flavor: &Flavor) {
     let story = "a_server_that_comes_back_older_begins_another_history";
     let mut server = patient_server(flavor);
-    let mut following = Following::start(&server);
+    let following = Following::start(&server);
     let mut cli = server.cli();
     cli.command(&["SET", "side", "before the dump"]);
     save(&mut cli);
@@ -112,10 +94,9 @@ fn a_server_that_comes_back_older_begins_another_history(flavor: &Flavor) {
     following.wait_durable(&server);
     server.kill9();
     server.start_again();
-    let back = Instant::now();
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
     assert_eq!(text(&server.cli().command(&["GET", "side"])), "before the dump");
     wait_windows(&following, 2);
-    following.wait_restorable();
     let cause = only_gap(&following);
     assert!(matches!(cause.as_str(), "offsets_went_back" | "backlog_lost"), "{cause}");
     let at = lost_by_the_server.at.to_string();
@@ -123,10 +104,7 @@ fn a_server_that_comes_back_older_begins_another_history(flavor: &Flavor) {
     assert_eq!(restored.get("side"), "lost by the server");
     account.assert_held(&restored.server);
     assert_eq!(following.restored("latest").get("side"), "before the dump");
-    let recovered = back.elapsed();
-    let mut figures = assert_recovers(&following, &server, &mut seed::chance(story), 1);
-    figures.run(recovered);
-    figures.runs = 1;
+    let mut figures = aftermath.assert_whole(&following, &server, 1);
     figures.acknowledged += account.confirmed;
     figures.tell("the server is killed and comes back with older data", story, flavor);
 }
@@ -153,15 +131,12 @@ fn a_server_that_changes_its_primary_changes_its_history(flavor: &Flavor) {
     });
     cli.command(&["REPLICAOF", "NO", "ONE"]);
     cli.command(&["SET", "whose", "its own again"]);
-    let flipped = Instant::now();
-    poll::until_true("the flip back is restored", || following.restored("latest").get("whose") == "its own again");
-    let recovery = flipped.elapsed();
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
+    assert_eq!(following.restored("latest").get("whose"), "its own again");
     assert_eq!(following.restored(&own.at.to_string()).get("whose"), "its own");
     let gaps = following.list()["gaps"].as_array().map_or(0, |gaps| gaps.len() as u64);
     assert!((1..=2).contains(&gaps), "{}", following.list());
-    let mut figures = assert_recovers(&following, &server, &mut seed::chance(story), gaps);
-    figures.run(recovery);
-    figures.runs = 1;
+    let figures = aftermath.assert_whole(&following, &server, gaps);
     figures.tell("REPLICAOF another server and back", story, flavor);
 }
 on_each_flavor!(a_server_that_changes_its_primary_changes_its_history: redis_7_0 valkey_9);
@@ -178,9 +153,10 @@ fn a_new_replication_id_is_another_history(flavor: &Flavor) {
     following.wait_durable(&server);
     assert_eq!(following.list()["gaps"], Json::Array(Vec::new()), "the link goes on");
     kill_replicas(&mut cli);
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
     wait_windows(&following, 2);
     assert_eq!(only_gap(&following), "backlog_lost");
-    let figures = assert_recovers(&following, &server, &mut seed::chance(story), 1);
+    let figures = aftermath.assert_whole(&following, &server, 1);
     figures.tell("DEBUG CHANGE-REPL-ID", story, flavor);
 }
 on_each_flavor!(a_new_replication_id_is_another_history: redis_7_0 valkey_9);
@@ -207,10 +183,10 @@ fn a_backlog_that_was_dropped_leaves_a_gap(flavor: &Flavor) {
     });
     server.cli().command(&["SET", "side", "meanwhile"]);
     following.agent.start_again();
-    following.wait_restorable();
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
     wait_windows(&following, 2);
     assert_eq!(only_gap(&following), "backlog_lost");
-    let figures = assert_recovers(&following, &server, &mut seed::chance(story), 1);
+    let figures = aftermath.assert_whole(&following, &server, 1);
     figures.tell("the backlog is dropped after repl-backlog-ttl", story, flavor);
 }
 on_each_flavor!(a_backlog_that_was_dropped_leaves_a_gap: redis_6_2 redis_7_0 valkey_9);
@@ -252,12 +228,11 @@ fn a_full_output_buffer_costs_a_blur(flavor: &Flavor) {
     let server = Server::start_with(flavor, options);
     let following = Following::start(&server);
     following.agent.pause();
-    let (mut cli, mut noise) = (server.cli(), vec![0; 1 << 20]);
+    let mut cli = server.cli();
     let attached = || server.info("replication", "connected_slaves").as_deref() != Some("0");
     let mut written = 0;
     while attached() && written < 60 {
-        fastrand::fill(&mut noise);
-        cli.command(&[b"SET".as_slice(), format!("noise:{}", written % 8).as_bytes(), &noise]);
+        noise(&mut cli, [written % 8]);
         written += 1;
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -265,9 +240,9 @@ fn a_full_output_buffer_costs_a_blur(flavor: &Flavor) {
     assert!(server.log().contains("output buffer limits"), "{}", server.log());
     let inside = now();
     following.agent.go_on();
-    following.wait_durable(&server);
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
     let _ = following.plan(&inside.to_string()).expect(3);
-    let figures = assert_recovers(&following, &server, &mut seed::chance(story), 0);
+    let figures = aftermath.assert_whole(&following, &server, 0);
     figures.tell("the server's output buffer limit is reached", story, flavor);
 }
 on_each_flavor!(a_full_output_buffer_costs_a_blur: redis_7_0);
@@ -280,7 +255,7 @@ fn a_snapshot_whose_child_is_killed_is_taken_again(flavor: &Flavor) {
     for n in 0..1000 {
         cli.command(&["SET", &format!("key:{n}"), "value"]);
     }
-    let mut following = Following::start_unready(&server, QUICK);
+    let following = Following::start_unready(&server, QUICK);
     for _ in 0..2 {
         let child = poll::until("a snapshot is under way", || {
             following.snapshot_received()?;
@@ -292,11 +267,8 @@ fn a_snapshot_whose_child_is_killed_is_taken_again(flavor: &Flavor) {
         let _ = following.plan("latest").expect(3);
     }
     cli.command(&["CONFIG", "SET", "rdb-key-save-delay", "0"]);
-    let killed = Instant::now();
-    following.wait_restorable();
-    let recovery = killed.elapsed();
-    let mut figures = assert_recovers(&following, &server, &mut seed::chance(story), 0);
-    figures.run(recovery);
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
+    let mut figures = aftermath.assert_whole(&following, &server, 0);
     figures.runs = 2;
     figures.tell("the child that writes the snapshot is killed", story, flavor);
 }
@@ -322,15 +294,10 @@ fn a_server_that_is_loading_is_waited_for(flavor: &Flavor) {
     server.kill9();
     // returns when it has loaded
     server.start_again();
-    let loaded = Instant::now();
-    poll::until_true("the agent is back", || server.info("replication", "connected_slaves").as_deref() == Some("1"));
-    let recovery = loaded.elapsed();
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
     let log = following.agent.log();
     assert!(log.contains("loading"), "{log}");
-    let gaps = following.list()["gaps"].as_array().map_or(0, |gaps| gaps.len() as u64);
-    let mut figures = assert_recovers(&following, &server, &mut seed::chance(story), gaps);
-    figures.run(recovery);
-    figures.runs = 1;
+    let figures = aftermath.assert_whole(&following, &server, 0);
     figures.tell("the server is loading", story, flavor);
 }
 on_each_flavor!(a_server_that_is_loading_is_waited_for: redis_7_0);
@@ -371,8 +338,8 @@ fn a_lost_right_and_a_new_password_are_survived(flavor: &Flavor) {
     following.agent.wait_offset(Stage::Durable, cli.offset());
     figures.run(rotated.elapsed());
 
-    let rest = assert_recovers(&following, &server, &mut seed::chance(story), 0);
-    figures.acknowledged = rest.acknowledged;
+    let aftermath = Aftermath::of_a_fault(&server, &mut seed::chance(story));
+    figures.acknowledged = aftermath.assert_whole(&following, &server, 0).acknowledged;
     figures.tell("the ACL is revoked, the password rotated", story, flavor);
 }
 on_each_flavor!(a_lost_right_and_a_new_password_are_survived: redis_7_0);
@@ -388,14 +355,8 @@ fn a_snapshot_waits_for_a_save_under_way(flavor: &Flavor) {
     poll::until_true("the server begins a save", || cli.try_command(&["BGSAVE"]).is_ok());
     let saving = child_of(server.pid().unwrap());
     assert!(saving.is_some(), "it saves");
-    let grpc = format!("http://{}", following.agent.grpc());
-    let _ = run(None, &["snapshot", "--agent", &grpc]).expect(0);
+    let _ = following.agent.snapshot().expect(0);
     assert_eq!(cli.info("persistence", "rdb_last_bgsave_status").as_deref(), Some("ok"));
-    let received = |offset| following.agent.wait_offset(Stage::Received, offset);
-    let mark = Mark::take("after both", &server, received);
-    cli.command(&["SET", "one", "more"]);
-    following.wait_durable(&server);
-    following.check_offset(&mark);
-    following.verify();
+    following.assert_whole(&server, Account::default(), 0);
 }
 on_each_flavor!(a_snapshot_waits_for_a_save_under_way: redis_7_0 valkey_9);

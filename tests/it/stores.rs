@@ -31,9 +31,7 @@ fn tell(flavor: &Flavor, kind: Kind, story: &str) {
     workload.run(&mut cli, 100);
     let during = take("during the outage", &agent);
     assert!(agent.offset(Stage::Durable).unwrap() < cli.offset(), "nothing is durable without a store");
-    poll::until_true("the outage shows", || {
-        agent.metrics().iter().any(|(name, value)| name.starts_with("redwind_store_failing") && *value == 1.0)
-    });
+    poll::until_true("the outage shows", || agent.metric("redwind_store_failing") == Some(1.0));
     proxy.refuse(false);
     workload.run(&mut cli, 20);
     agent.wait_offset(Stage::Durable, cli.offset());

@@ -231,6 +231,18 @@ impl Agent {
         page.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect()
     }
 
+    /// A metric by its name without labels, for the only source it follows; none while it is not known.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.metrics();
+        let (_, value) = metrics.iter().find(|(key, _)| key.split('{').next() == Some(name))?;
+        value.is_finite().then_some(*value)
+    }
+
+    /// `redwind snapshot`.
+    pub fn snapshot(&self) -> Finished {
+        run(None, &["snapshot", "--agent", &format!("http://{}", self.grpc)])
+    }
+
     /// Waits until `/readyz` says that it is attached and archiving.
     ///
     /// # Panics
@@ -246,10 +258,7 @@ impl Agent {
     /// How many bytes of the stream have come to `stage`, for the only source it follows.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "offsets of tests are small")]
     pub fn offset(&self, stage: Stage) -> Option<u64> {
-        let metric = format!("redwind_{}_offset{{", stage.name());
-        let metrics = self.metrics();
-        let (_, value) = metrics.iter().find(|(name, _)| name.starts_with(&metric))?;
-        value.is_finite().then_some(*value as u64)
+        self.metric(&format!("redwind_{}_offset", stage.name())).map(|offset| offset as u64)
     }
 
     /// Waits until the stream up to `offset` has come to `stage`.

@@ -1,10 +1,7 @@
 //! What most stories begin with, a server that an agent follows into an archive; and what they end
 //! with, a restore that is held against what the server had held.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,11 +10,12 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use crate::dataset::{Dataset, Tolerance};
+use crate::figures::Figures;
+use crate::ledger::Account;
 use crate::mark::Mark;
 use crate::oracle::capture_suspended;
 use crate::poll;
-use crate::process::command;
-use crate::redwind::{Agent, Finished, Stage, StoreAddress, binary, list, restore, verify};
+use crate::redwind::{Agent, Finished, Stage, StoreAddress, list, restore, verify};
 use crate::server::{Cli, Server, ServerOptions};
 use crate::servers::Flavor;
 use crate::workload::Workload;
@@ -105,9 +103,7 @@ impl Following {
 
     /// Bytes received of the snapshot under way, if one is.
     pub fn snapshot_received(&self) -> Option<f64> {
-        let metrics = self.agent.metrics();
-        let (_, bytes) = metrics.iter().find(|(name, _)| name.starts_with("redwind_snapshot_received_bytes"))?;
-        bytes.is_finite().then_some(*bytes)
+        self.agent.metric("redwind_snapshot_received_bytes")
     }
 
     /// Makes every request to the store fail until it is given back.
@@ -133,7 +129,29 @@ impl Following {
         Mark::take(label, primary, |offset| self.agent.wait_offset(Stage::Received, offset))
     }
 
-    /// Waits until everything that `server` has sent can be restored.
+    /// Kills the agent while `workload` goes on, when some of it has come, and starts it again.
+    pub fn kill_under_load(&mut self, server: &Server, workload: Workload) -> Workload {
+        let load = Load::start(server, workload);
+        let received = self.agent.offset(Stage::Received).unwrap_or_default();
+        self.agent.wait_offset(Stage::Received, received + 20_000);
+        self.agent.kill9();
+        self.agent.start_again();
+        self.agent.wait_ready();
+        load.stop()
+    }
+
+    /// As [`flush`].
+    pub fn flush(&self, primary: &Server) {
+        flush(&self.agent, primary);
+    }
+
+    /// As [`assert_whole`], of its archive.
+    pub fn assert_whole(&self, primary: &Server, account: Account, gaps: u64) -> Figures {
+        assert_whole(&self.agent, &self.store, primary, account, gaps)
+    }
+
+    /// Waits until everything that `server` has sent can be restored. To be called right after a write:
+    /// else a PING may have come, which waits for the next write or a minute to be stored ([`flush`]).
     pub fn wait_durable(&self, server: &Server) {
         self.agent.wait_offset(Stage::Durable, server.cli().offset());
     }
@@ -160,10 +178,7 @@ impl Following {
     /// # Panics
     /// When there is no window.
     pub fn check_newest(&self, mark: &Mark) {
-        let listed = self.list();
-        let newest = listed["windows"].as_array().and_then(|windows| windows.last()).expect("there is a window");
-        let history = newest["history"].as_str().expect("a window belongs to a history");
-        let to = format!("offset:{history}:{}", mark.offset);
+        let to = newest(&self.list(), mark.offset);
         println!("restoring {} to {to}", mark.label);
         assert_restored(mark, &self.restored(&to).server);
     }
@@ -200,6 +215,41 @@ impl StoreAway {
         std::fs::remove_file(&self.archive).expect("it is in the way");
         std::fs::rename(&self.away, &self.archive).expect("it was there");
     }
+}
+
+/// Makes one more write to `primary`, and waits until it and everything before it can be restored.
+pub fn flush(agent: &Agent, primary: &Server) {
+    const WRITE: [&str; 3] = ["SET", "one", "more"];
+    const BYTES: u64 = b"*3\r\n$3\r\nSET\r\n$3\r\none\r\n$4\r\nmore\r\n".len() as u64;
+    let mut cli = primary.cli();
+    let before = cli.offset();
+    cli.command(&WRITE);
+    // not the offset after it, which the next PING may have moved
+    agent.wait_offset(Stage::Durable, before + BYTES);
+}
+
+/// Fails unless the archive has no more than these gaps, one window for each side of them, nothing but
+/// sound objects, and in the newest window all that the quiet `primary` holds and the account confirms.
+pub fn assert_whole(agent: &Agent, store: &StoreAddress, primary: &Server, account: Account, gaps: u64) -> Figures {
+    let mark = Mark::take("the end", primary, |offset| agent.wait_offset(Stage::Received, offset));
+    flush(agent, primary);
+    let listed = only_source(store);
+    let [listed_gaps, windows] = ["gaps", "windows"].map(|key| listed[key].as_array().map_or(0, Vec::len) as u64);
+    assert_eq!((listed_gaps, windows), (gaps, gaps + 1), "{listed}");
+    let to = newest(&listed, mark.offset);
+    println!("restoring {} to {to}", mark.label);
+    let restored = restored_aof(store, primary.flavor(), &to);
+    assert_restored(&mark, &restored.server);
+    account.assert_held(&restored.server);
+    let _ = verify(store).expect(0);
+    Figures { acknowledged: account.confirmed, gaps, ..Figures::default() }
+}
+
+/// An offset in the newest of several histories that may have it, as a target.
+fn newest(listed: &Json, offset: u64) -> String {
+    let newest = listed["windows"].as_array().and_then(|windows| windows.last()).expect("there is a window");
+    let history = newest["history"].as_str().expect("a window belongs to a history");
+    format!("offset:{history}:{offset}")
 }
 
 /// What an archive's only source can be restored to.
@@ -283,59 +333,6 @@ pub fn restored_rdb(store: &StoreAddress, flavor: &Flavor, to: &str) -> Restored
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
-}
-
-/// `redwind restore --serve`, killed when dropped.
-#[derive(Debug)]
-pub struct Serving {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Serving {
-    /// Starts it, for one replica.
-    ///
-    /// # Panics
-    /// When it cannot be executed.
-    pub fn start(store: &StoreAddress, to: &str) -> Self {
-        let mut redwind = command(binary());
-        redwind.args(["restore", "--to", to, "--serve", "127.0.0.1:0", "--once", "--json", "--store", &store.url]);
-        redwind.envs(store.env.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = redwind.spawn().expect("the binary can be executed");
-        let lines = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, lines }
-    }
-
-    fn line(&mut self) -> Json {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("stdout can be read");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    /// A server that replicates from it and has everything. It is not released.
-    pub fn replica(&mut self, flavor: &Flavor) -> Server {
-        let said = self.line();
-        let text = |key: &str| said[key].as_str().unwrap_or_else(|| panic!("no {key} in {said}")).to_owned();
-        let address: SocketAddr = text("address").parse().expect("an address is said");
-        let options = ServerOptions::replica_of(address).config(format!("masterauth {}", text("password")));
-        let replica = Server::start_with(flavor, options);
-        let holder = self.line();
-        assert!(holder["holds_everything"].is_string(), "{holder}");
-        replica
-    }
-
-    /// Waits until it ends by itself, its only replica having left, and fails unless it was content.
-    pub fn wait_end(&mut self) {
-        let status = poll::until("serving ends", || self.child.try_wait().expect("our own child can be waited for"));
-        assert_eq!(status.code(), Some(0));
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 /// A workload that goes on in a thread until it is stopped.

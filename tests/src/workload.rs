@@ -182,6 +182,15 @@ impl Workload {
     }
 }
 
+/// Sets the keys of these numbers to 1 MiB each that nothing compresses.
+pub fn noise(cli: &mut Cli, numbers: impl IntoIterator<Item = u64>) {
+    let mut value = vec![0; 1 << 20];
+    for number in numbers {
+        fastrand::fill(&mut value);
+        cli.command(&[b"SET".as_slice(), format!("noise:{number}").as_bytes(), &value]);
+    }
+}
+
 fn families(flavor: &Flavor) -> impl Iterator<Item = (u32, Family)> + use<> {
     let graphs = flavor.has_graphs().then_some(GRAPHS);
     FAMILIES.iter().copied().chain(graphs)
