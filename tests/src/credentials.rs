@@ -27,6 +27,8 @@ pub struct CredentialService {
 #[derive(Debug)]
 struct Shared {
     lifetime: Duration,
+    /// What is said of it.
+    promised: Mutex<Duration>,
     silent: AtomicBool,
     stopped: AtomicBool,
     issued: Mutex<Vec<Issued>>,
@@ -54,6 +56,7 @@ impl CredentialService {
         let addr = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             lifetime,
+            promised: Mutex::new(lifetime),
             silent: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             issued: Mutex::default(),
@@ -100,6 +103,12 @@ impl CredentialService {
         })
     }
 
+    /// Says of the credentials to come that they last so long, which they do not: as a clock that is slow
+    /// makes of any, and a revocation.
+    pub fn promise(&self, lifetime: Duration) {
+        *lock(&self.shared.promised) = lifetime;
+    }
+
     /// While silent it answers 500, and what it gave out before runs out.
     pub fn silence(&self, silent: bool) {
         self.shared.silent.store(silent, Ordering::Relaxed);
@@ -132,7 +141,7 @@ fn issue(mut client: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
     let mut issued = lock(&shared.issued);
     let token = format!("token-{}-of-this-service", issued.len());
-    let end: Timestamp = now().after(shared.lifetime);
+    let end: Timestamp = now().after(*lock(&shared.promised));
     let body = format!(
         r#"{{"AccessKeyId":"{ACCESS_KEY}","SecretAccessKey":"{SECRET_KEY}","Token":"{token}","Expiration":"{end}"}}"#
     );

@@ -93,9 +93,10 @@ struct State {
     rng: Rng,
     rules: Vec<Rule>,
     guard: Option<Guard>,
+    /// Requests hit by the rules of now.
+    struck: BTreeMap<Fault, u64>,
     /// Raised whenever the rules change.
     version: u64,
-    struck: BTreeMap<Fault, u64>,
 }
 
 impl Shared {
@@ -137,7 +138,19 @@ impl HttpFaults {
     pub fn set(&self, rules: Vec<Rule>) {
         let mut state = self.shared.lock();
         state.rules = rules;
+        state.struck.clear();
         state.version += 1;
+    }
+
+    /// Waits until each of the rules has hit a request.
+    ///
+    /// # Panics
+    /// When one does not within [`poll::PATIENCE`].
+    pub fn wait_struck(&self) {
+        poll::until_true("every fault has struck", || {
+            let state = self.shared.lock();
+            state.rules.iter().all(|rule| state.struck.contains_key(&rule.fault))
+        });
     }
 
     /// From now on every request is passed on.
@@ -150,7 +163,7 @@ impl HttpFaults {
         self.shared.lock().guard = Some(guard);
     }
 
-    /// How many requests each fault has hit.
+    /// How many requests each fault has hit since the rules were set.
     pub fn struck(&self) -> BTreeMap<Fault, u64> {
         self.shared.lock().struck.clone()
     }
@@ -296,8 +309,10 @@ mod tests {
         assert_eq!(status, 503);
         assert!(body.contains("<Code>SlowDown</Code>"), "{body}");
         assert_eq!(http_get(faults.addr(), "/b").unwrap().0, 200);
+        assert_eq!(faults.struck().into_iter().collect::<Vec<_>>(), [(Fault::Refused(503, "SlowDown"), 1)]);
         faults.set(vec![Rule::any(100, Fault::Torn)]);
+        assert_eq!(faults.struck().len(), 0);
         assert_eq!(http_get(faults.addr(), "/a"), Some((200, "ans".to_owned())));
-        assert_eq!(faults.struck().values().sum::<u64>(), 2);
+        faults.wait_struck();
     }
 }
