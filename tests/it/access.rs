@@ -1,8 +1,9 @@
 //! Who may do what, and what is left of it: TLS, tokens, the audit log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redwind_tests::certificates::Certificates;
+use redwind_tests::files::below;
 use redwind_tests::objects::ObjectServer;
 use redwind_tests::process::free_port;
 use redwind_tests::redwind::{
@@ -45,7 +46,7 @@ fn a_restore_is_in_the_audit_log(flavor: &Flavor) {
 
     // a flipped bit is found, and named
     let folder = following.archive().join("audit");
-    let entry = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let entry = below(&folder).swap_remove(0);
     let sound = std::fs::read(&entry).unwrap();
     let mut damaged = sound.clone();
     damaged[sound.len() / 2] ^= 1;
@@ -137,8 +138,7 @@ fn verify_asks_the_agent_what_is_durable(flavor: &Flavor) {
     }
     let _ = verify_with(Some(&following.store), &agent).expect(0);
 
-    let mut pages = files(&following.archive().join("log"));
-    let newest = files(&pages.pop().unwrap()).pop().unwrap();
+    let newest = below(&following.archive().join("log")).pop().unwrap();
     std::fs::remove_file(&newest).unwrap();
     following.verify();
     let found = verify_with(Some(&following.store), &agent).expect(4).stdout;
@@ -154,13 +154,6 @@ fn verify_asks_the_agent_what_is_durable(flavor: &Flavor) {
     let _ = verify_with(Some(&following.store), &format!("127.0.0.1:{}", free_port())).expect(1);
 }
 on_each_flavor!(verify_asks_the_agent_what_is_durable: redis_7_0 valkey_9);
-
-/// What lies in a folder, in order.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
-}
 
 /// The policies that docs/security.md gives are enough, and each leaves out what it should.
 fn the_policies_of_the_docs_are_enough(flavor: &Flavor) {
@@ -180,7 +173,7 @@ fn the_policies_of_the_docs_are_enough(flavor: &Flavor) {
     agent.wait_ready();
     server.cli().command(&["SET", "key", "value"]);
     agent.wait_offset(Stage::Durable, server.cli().offset());
-    let _ = run(None, &["snapshot", "--agent", &agent.grpc().to_string()]).expect(0);
+    let _ = agent.snapshot().expect(0);
     assert_eq!(agent.stop().code(), Some(0), "{}", agent.log());
     agent.start_again();
     agent.wait_ready();
@@ -205,11 +198,8 @@ fn the_policies_of_the_docs_are_enough(flavor: &Flavor) {
         let what: Vec<&str> = events.iter().filter_map(|found| found["entry"]["event"]["what"].as_str()).collect();
         assert_eq!(what, ["snapshot", "restore"], "{log}");
         // an agent with these could not write
-        let spool = to.path().join("spool").display().to_string();
-        let nowhere = ["--grpc", "none", "--http", "none", "--spool", &spool];
-        let refused =
-            run(Some(reader), &[["agent", "--takeover", "--source", &server.url()].as_slice(), &nowhere].concat());
-        let _ = refused.expect(5);
+        let mut refused = Agent::start(&server.url(), reader, &["--takeover"]);
+        assert_eq!(refused.wait_end(poll::PATIENCE).code(), Some(5), "{}", refused.log());
     }
 }
 on_each_flavor!(the_policies_of_the_docs_are_enough: redis_7_0);
@@ -228,12 +218,9 @@ impl Written {
     }
 
     fn folder(&mut self, folder: &Path) {
-        for path in files(folder) {
-            match path.is_dir() {
-                true => self.folder(&path),
-                // the lock of a spool may go at any time
-                false => self.0.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default())),
-            }
+        for path in below(folder) {
+            // the lock of a spool may go at any time
+            self.0.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
         }
     }
 

@@ -3,27 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
+use redwind_tests::files::below;
 use redwind_tests::mark::Mark;
 use redwind_tests::on_each_flavor;
-use redwind_tests::redwind::{restore, run, verify};
+use redwind_tests::redwind::{restore, verify};
 use redwind_tests::server::{Server, ServerOptions};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, assert_restored, patient_server};
 use redwind_tests::workload::Workload;
 
-/// All objects below a folder of the archive, in order.
-fn objects(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(objects(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
-
 fn flip_a_bit(object: &Path) {
-    Damage::FlippedBit.strike(object);
+    Damage::FlippedBit.strike(object, None);
 }
 
 /// What may happen to an object in a store.
@@ -42,8 +32,8 @@ impl Damage {
     const ALL: [Self; 7] =
         [Self::FlippedBit, Self::Truncation, Self::NoBytes, Self::Zeroes, Self::Garbage, Self::Sibling, Self::Loss];
 
-    /// Damages an object; false if there is no sibling to take its place.
-    fn strike(self, object: &Path) -> bool {
+    /// Damages an object; false if a sibling should take its place, and there is none.
+    fn strike(self, object: &Path, sibling: Option<&Path>) -> bool {
         let mut bytes = std::fs::read(object).unwrap();
         let middle = bytes.len() / 2;
         match self {
@@ -53,8 +43,7 @@ impl Damage {
             Self::Zeroes => bytes.fill(0),
             Self::Garbage => bytes.extend_from_slice(b"\0garbage\n"),
             Self::Sibling => {
-                let siblings = objects(object.parent().unwrap());
-                let Some(sibling) = siblings.iter().rfind(|sibling| *sibling != object) else { return false };
+                let Some(sibling) = sibling else { return false };
                 bytes = std::fs::read(sibling).unwrap();
             }
             Self::Loss => std::fs::remove_file(object).unwrap(),
@@ -85,15 +74,14 @@ impl Archived {
         workload.run(&mut cli, 100);
         let early = following.mark("before the damage", &server);
         following.wait_durable(&server);
-        let sound = objects(&following.archive().join("log")).len();
+        let sound = below(&following.archive().join("log")).len();
         workload.run(&mut cli, 100);
         let late = following.mark("after the damage", &server);
         // so that the second snapshot does not stand at the mark
         cli.command(&["SET", "one", "more"]);
         following.wait_durable(&server);
-        let between = objects(&following.archive().join("log")).swap_remove(sound);
-        let agent = format!("http://{}", following.agent.grpc());
-        let _ = run(None, &["snapshot", "--agent", &agent]).expect(0);
+        let between = below(&following.archive().join("log")).swap_remove(sound);
+        let _ = following.agent.snapshot().expect(0);
         workload.run(&mut cli, 20);
         let newest = following.mark("after the second snapshot", &server);
         // the next term says where the log of this one ended: what is lost before is no longer a tail
@@ -111,7 +99,14 @@ impl Archived {
 
     fn first(&self, kind: &str) -> PathBuf {
         let path = self.following.archive().join(kind);
-        if path.is_file() { path } else { objects(&path).swap_remove(0) }
+        if path.is_file() { path } else { below(&path).swap_remove(0) }
+    }
+
+    /// Another object of the kind; of the archive's marker, which is the only one, any other.
+    fn sibling(&self, kind: &str, object: &Path) -> Option<PathBuf> {
+        let path = self.following.archive().join(kind);
+        let folder = if path.is_file() { self.following.archive() } else { path };
+        below(&folder).into_iter().rfind(|sibling| sibling != object)
     }
 
     /// `verify` names the object, but for what nobody can miss.
@@ -161,8 +156,10 @@ fn verify_finds_damage(flavor: &Flavor) {
     for kind in ["archive", "term", "history", "log", "chunk", "snapshot", "audit"] {
         let object = if kind == "log" { archived.between.clone() } else { archived.first(kind) };
         let whole = std::fs::read(&object).unwrap();
+        let sibling = archived.sibling(kind, &object);
+        assert_eq!(sibling.is_none(), kind == "history", "of {kind} there is {sibling:?}");
         for damage in Damage::ALL {
-            if damage.strike(&object) {
+            if damage.strike(&object, sibling.as_deref()) {
                 archived.assert_named(kind, damage, &object);
                 archived.assert_restores(kind, damage);
                 if (kind, damage) == ("log", Damage::FlippedBit) {
@@ -181,10 +178,10 @@ on_each_flavor!(verify_finds_damage: redis_7_0 valkey_9);
 fn a_damaged_snapshot_has_a_way_round(flavor: &Flavor) {
     let archived = Archived::by(flavor);
     let following = &archived.following;
-    let manifests = objects(&following.archive().join("snapshot"));
+    let manifests = below(&following.archive().join("snapshot"));
     let ids: Vec<&str> =
         manifests.iter().map(|manifest| manifest.to_str().unwrap().rsplit('-').next().unwrap()).collect();
-    flip_a_bit(&objects(&following.archive().join("chunk").join(ids[1]))[0]);
+    flip_a_bit(&below(&following.archive().join("chunk").join(ids[1]))[0]);
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("data");
     let to = format!("offset:{}", archived.newest.offset);
@@ -199,7 +196,7 @@ on_each_flavor!(a_damaged_snapshot_has_a_way_round: redis_7_0);
 
 /// Damages the log's last segment with bytes in it, and what follows.
 fn damage_the_end(following: &Following) {
-    let log = objects(&following.archive().join("log"));
+    let log = below(&following.archive().join("log"));
     let holds_bytes = |object: &&PathBuf| {
         let name = object.file_name().unwrap().to_str().unwrap().to_owned();
         name[..19] != name[20..39]
