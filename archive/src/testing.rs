@@ -11,7 +11,7 @@ mod harm;
 mod objects;
 pub mod synthetic;
 
-pub use forgery::{Forgery, forgeries};
+pub use forgery::{Forgery, forgeries, with_same_checksum};
 pub use harm::{Harm, kind};
 pub use objects::Objects;
 

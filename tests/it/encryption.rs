@@ -4,17 +4,20 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use redwind_archive::testing::with_same_checksum;
+use redwind_tests::files::below;
 use redwind_tests::mark::Mark;
 use redwind_tests::objects::{Kind, ObjectServer};
 use redwind_tests::redwind::{Agent, Finished, Stage, StoreAddress, restore, run, verify};
+use redwind_tests::server::Cli;
 use redwind_tests::servers::{Flavor, skip_without};
-use redwind_tests::story::{Following, Load, QUICK, check, only_source, patient_server};
+use redwind_tests::story::{Following, QUICK, check, only_source, patient_server};
 use redwind_tests::workload::Workload;
 use redwind_tests::{on_each_flavor, poll};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-/// Words that no object of the bucket may hold.
+/// A key that no log may show.
 const CANARY: &str = "canary-of-the-keys-and-values";
 
 /// A person with an identity.
@@ -58,19 +61,6 @@ fn refused(store: &StoreAddress) -> String {
     refused.stderr
 }
 
-fn assert_no_canary(folder: &Path) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            assert_no_canary(&path);
-            continue;
-        }
-        let bytes = std::fs::read(&path).unwrap();
-        let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
-        assert!(!found, "{} shows what it should hide", path.display());
-    }
-}
-
 /// kill -9 under load: the agent that goes on holds recipients only. Whoever has the identity restores
 /// everything; whoever has none, or another one, is told so.
 fn an_encrypted_archive_is_its_owners(flavor: &Flavor) {
@@ -82,13 +72,7 @@ fn an_encrypted_archive_is_its_owners(flavor: &Flavor) {
     let mut following = Following::start_with(&server, &[QUICK, &["--recipient", &owner.recipient]].concat());
     cli.command(&["APPEND", CANARY, CANARY]);
     let before = following.mark("before the kill", &server);
-    let load = Load::start(&server, workload);
-    let received = following.agent.offset(Stage::Received).unwrap_or_default();
-    following.agent.wait_offset(Stage::Received, received + 20_000);
-    following.agent.kill9();
-    following.agent.start_again();
-    following.agent.wait_ready();
-    let mut workload = load.stop();
+    let mut workload = following.kill_under_load(&server, workload);
     let after = following.mark("after the kill", &server);
     workload.run(&mut cli, 30);
     following.wait_durable(&server);
@@ -109,8 +93,6 @@ fn an_encrypted_archive_is_its_owners(flavor: &Flavor) {
     assert!(missing.contains("--identity-file"), "{missing}");
     let wrong = refused(&seen_by(&bare, &[&stranger]));
     assert!(wrong.contains("wrong identity"), "{wrong}");
-    assert_no_canary(&following.archive());
-    assert_no_canary(&following.agent.spool());
     assert!(!following.agent.log().contains(CANARY));
 
     following.agent.kill9();
@@ -118,6 +100,95 @@ fn an_encrypted_archive_is_its_owners(flavor: &Flavor) {
     assert_eq!(plain.code(), Some(2), "nothing is written in the clear to an encrypted archive");
 }
 on_each_flavor!(an_encrypted_archive_is_its_owners: redis_7_0 valkey_9);
+
+/// A key and a value that nothing compresses: where they are in the clear, they can be found.
+struct Canary([Vec<u8>; 2]);
+
+impl Canary {
+    fn sing(cli: &mut Cli) -> Self {
+        let noise = || std::iter::repeat_with(|| fastrand::u8(..)).take(400_000).collect::<Vec<_>>();
+        let this = Self([noise(), noise()]);
+        let [key, value] = &this.0;
+        cli.command(&[b"SET".as_slice(), key, value]);
+        this
+    }
+
+    /// For key and value, whether a file below the folder shows a piece. Of two, one lies within a block.
+    fn found_below(&self, folder: &Path) -> [bool; 2] {
+        let files: Vec<Vec<u8>> = below(folder).iter().map(|file| std::fs::read(file).unwrap()).collect();
+        let shows = |piece: &[u8]| files.iter().any(|file| file.windows(piece.len()).any(|window| window == piece));
+        self.0.each_ref().map(|noise| [133_000, 266_000].into_iter().any(|at| shows(&noise[at..at + 32])))
+    }
+}
+
+/// Neither in a snapshot nor in the log or the spool is anything of what was written to be found; in a plain
+/// archive it is in all three.
+fn nothing_lies_in_the_clear(flavor: &Flavor) {
+    let owner = Owner::new();
+    for (options, plain) in [(&["--recipient", owner.recipient.as_str()][..], false), (&[], true)] {
+        let server = patient_server(flavor);
+        let mut cli = server.cli();
+        let in_snapshot = Canary::sing(&mut cli);
+        let mut following = Following::start_with(&server, &[QUICK, options].concat());
+        let in_log = Canary::sing(&mut cli);
+        following.wait_durable(&server);
+        let away = following.take_the_store_away();
+        let in_spool = Canary::sing(&mut cli);
+        following.agent.wait_offset(Stage::Spooled, cli.offset());
+        following.agent.kill9();
+        away.give_back();
+        let (archive, spool) = (following.archive(), following.agent.spool());
+        for (canary, place) in
+            [(&in_snapshot, &archive.join("chunk")), (&in_log, &archive.join("log")), (&in_spool, &spool)]
+        {
+            assert_eq!(canary.found_below(place), [plain; 2], "in {}", place.display());
+            if !plain {
+                assert_eq!([&archive, &spool].map(|folder| canary.found_below(folder)), [[false; 2]; 2]);
+            }
+        }
+    }
+}
+on_each_flavor!(nothing_lies_in_the_clear: redis_7_0);
+
+/// Rot is named and not restored, with an identity and without; and so is, with one, what somebody forged who
+/// can put into the bucket and has no key, so that each checksum is right.
+fn rot_and_forgeries_are_named(flavor: &Flavor) {
+    let owner = Owner::new();
+    let server = patient_server(flavor);
+    let mut cli = server.cli();
+    Canary::sing(&mut cli);
+    let mut following = Following::start_with(&server, &[QUICK, &["--recipient", &owner.recipient]].concat());
+    Canary::sing(&mut cli);
+    following.wait_durable(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    let bare = following.store.clone();
+    following.store = seen_by(&bare, &[&owner]);
+    for kind in ["log", "chunk"] {
+        let objects = below(&following.archive().join(kind));
+        let object = objects.iter().max_by_key(|object| object.metadata().unwrap().len()).unwrap();
+        let name = object.strip_prefix(following.archive()).unwrap().to_str().unwrap();
+        let sound = std::fs::read(object).unwrap();
+        // in the middle of what is encrypted
+        let middle = sound.len() / 2;
+        let mut rotten = sound.clone();
+        rotten[middle] ^= 1;
+        for (what, bytes, unopened) in [("rotten", rotten, 4), ("forged", with_same_checksum(&sound, middle), 0)] {
+            std::fs::write(object, bytes).unwrap();
+            let _ = verify(&bare).expect(unopened);
+            let found = verify(&following.store).expect(4).stdout;
+            let named = found.lines().any(|line| line.starts_with("DAMAGE") && line.contains(name));
+            assert!(named, "{what} {name}: {found}");
+            let to = tempfile::tempdir().unwrap();
+            let data = to.path().join("data");
+            let refused = restore(&following.store, "latest", &["--aof", data.to_str().unwrap()]).expect(4);
+            assert!(refused.stderr.contains(name), "{what} {name}: {}", refused.stderr);
+            assert!(!data.exists(), "nothing appears at the destination");
+        }
+        std::fs::write(object, sound).unwrap();
+    }
+    following.verify();
+}
+on_each_flavor!(rot_and_forgeries_are_named: redis_7_0);
 
 /// What is written after a change is the new recipient's; what was written before becomes theirs, too,
 /// when its owner says so.
@@ -214,8 +285,10 @@ fn an_identity_is_its_owners_file_and_never_overwritten() {
     let secret = secret.lines().last().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = StoreAddress::folder(folder.path());
-    let told = run(Some(&store), &["agent", "--source", "redis://127.0.0.1:1", "--recipient", secret]).expect(2);
-    assert!(told.stderr.contains("secret") && !told.stderr.contains("AGE-SECRET-KEY-1"), "{}", told.stderr);
+    let mut refused = Agent::start("redis://127.0.0.1:1", &store, &["--recipient", secret]);
+    assert_eq!(refused.wait_end(poll::PATIENCE).code(), Some(2));
+    let told = refused.log();
+    assert!(told.contains("secret") && !told.contains("AGE-SECRET-KEY-1"), "{told}");
 }
 
 /// Whoever has lost Redwind has the stock tool: it opens the key object.
@@ -226,7 +299,7 @@ fn the_stock_tool_opens_a_key(flavor: &Flavor) {
     let owner = Owner::new();
     let server = patient_server(flavor);
     let following = Following::start_with(&server, &[QUICK, &["--recipient", &owner.recipient]].concat());
-    let key = std::fs::read_dir(following.archive().join("key")).unwrap().next().unwrap().unwrap().path();
+    let key = below(&following.archive().join("key")).swap_remove(0);
     let opened = Command::new("age").arg("--decrypt").arg("-i").arg(owner.identity()).arg(key).output().unwrap();
     let text = String::from_utf8(opened.stdout).unwrap();
     assert!(text.starts_with("redwind-key 1 "), "{}", String::from_utf8_lossy(&opened.stderr));

@@ -57,7 +57,9 @@ fn siblings<'a>(objects: &'a Objects, name: &'a str) -> impl Iterator<Item = Byt
     siblings.map(|sibling| objects.get(&sibling))
 }
 
-fn changed_at(good: &[u8], at: usize) -> Vec<u8> {
+/// Other bytes with the same CRC-32: five of them, from `at` on, are changed.
+#[must_use]
+pub fn with_same_checksum(good: &[u8], at: usize) -> Vec<u8> {
     let mut bytes = good.to_vec();
     bytes[at..].iter_mut().zip(KEEPS_CHECKSUM).for_each(|(byte, change)| *byte ^= change);
     bytes
@@ -89,7 +91,7 @@ fn segments(objects: &Objects, name: &str, good: &Bytes) -> Vec<Forged> {
         add("another's blocks", &with(&|segment| segment.blocks = exchanged.clone().unwrap_or_default()), None);
         // The last byte of the payload lies before its tag, which lies before the trailer.
         let at = good.len() - Trailer::bytes(true) - 16;
-        forged.push(("another text with the same checksum", name.to_owned(), changed_at(good, at)));
+        forged.push(("another text with the same checksum", name.to_owned(), with_same_checksum(good, at)));
     }
     if segment.blocks.len() > 1 {
         let mut add = |what, segment: &Segment| {
@@ -138,8 +140,8 @@ fn chunks(objects: &Objects, name: &str, good: &Bytes) -> Vec<Forged> {
     vec![
         ("another's payload", name.to_owned(), exchanged),
         // In the salt, and in what is encrypted; the manifest's checksum fits, too.
-        ("another salt with the same checksum", name.to_owned(), changed_at(good, head + 16)),
-        ("another text with the same checksum", name.to_owned(), changed_at(good, good.len() - 32)),
+        ("another salt with the same checksum", name.to_owned(), with_same_checksum(good, head + 16)),
+        ("another text with the same checksum", name.to_owned(), with_same_checksum(good, good.len() - 32)),
     ]
 }
 
@@ -200,7 +202,8 @@ fn keys(objects: &Objects, other: &Objects, name: &str, good: &Bytes) -> Vec<For
         let name = KeyName { epoch, crc32: crc32fast::hash(bytes) };
         (ObjectName::Key(name).to_string(), bytes.to_vec())
     };
-    let mut forged = vec![("another text with the same checksum", (name.to_owned(), changed_at(good, good.len() - 8)))];
+    let mut forged =
+        vec![("another text with the same checksum", (name.to_owned(), with_same_checksum(good, good.len() - 8)))];
     forged.extend(siblings(objects, name).next().map(|sibling| ("another epoch's", renamed(&sibling))));
     forged.extend(siblings(other, name).next().map(|foreign| ("another archive's", renamed(&foreign))));
     forged.into_iter().map(|(what, (name, bytes))| (what, name, bytes)).collect()
