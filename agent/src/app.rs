@@ -264,7 +264,7 @@ impl App {
         let end = journal_end?;
         source_end?;
         // What is left in the spool the journal has told itself.
-        info!("stopped{}", if end.left_segments == 0 { "; everything that was received is stored" } else { "" });
+        info!("stopped{}", if end.complete { "; everything that was received is stored" } else { "" });
         match failure {
             Some(error) => Err(error),
             // Also the journal, which ends when the follower has: either may be noticed first.

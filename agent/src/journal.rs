@@ -41,6 +41,7 @@ mod uploader;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -93,7 +94,7 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct JournalTasks {
     sealer: thread::JoinHandle<()>,
-    sealer_ended: oneshot::Receiver<Result<(), JournalError>>,
+    sealer_ended: Ended,
     uploader: AbortOnDropHandle<Result<JournalEnd, JournalError>>,
     /// Gives the signs of life.
     heartbeat: AbortOnDropHandle<()>,
@@ -109,6 +110,8 @@ pub struct JournalTasks {
 /// How a journal ended that was stopped in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JournalEnd {
+    /// Everything that was handed over is stored.
+    pub complete: bool,
     /// Segments that the store did not take in time; the spool keeps them for the next start.
     pub left_segments: u64,
     /// Their length in bytes.
@@ -148,7 +151,8 @@ impl Journal {
 
         let tail = Tail::new(end.as_ref().map(|end| end.point.clone()));
         let buffers = Buffers::default();
-        let (sender, entries) = EntrySender::new(identity.term, tail.clone(), buffers.clone(), Arc::clone(&received));
+        let (sender, entries) =
+            EntrySender::new(identity.term, tail.clone(), buffers.clone(), Arc::clone(&upstream.board));
         let (sealed, incoming) = mpsc::unbounded_channel();
         let oldest = pending.first().map_or(next_seq, |first| first.file().seq);
         let (stored_seq, stored_seq_seen) = watch::channel(oldest.saturating_sub(1));
@@ -261,6 +265,24 @@ impl Journal {
     }
 }
 
+/// Waits for the end of the uploader, or for the failure of either. The uploader is through when the spool's queue has
+/// ended, which it also does when there was no room: the sealer knows.
+async fn end_of_both(
+    sealed: impl Future<Output = Result<bool, JournalError>>,
+    uploaded: impl Future<Output = Result<JournalEnd, JournalError>>,
+) -> Result<JournalEnd, JournalError> {
+    let (mut sealed, mut uploaded) = (pin!(sealed), pin!(uploaded));
+    let (all, end) = tokio::select! {
+        biased;
+        all = &mut sealed => (all?, uploaded.await?),
+        end = &mut uploaded => match end? {
+            end if end.complete => (sealed.await?, end),
+            end => (false, end),
+        },
+    };
+    Ok(JournalEnd { complete: all && end.complete, ..end })
+}
+
 /// What was found and claimed, before anything runs.
 struct Opened {
     spool: Arc<Spool>,
@@ -278,7 +300,8 @@ fn tell_opened(store: &SourceStore, tenure: &Tenure, survivors: &Survivors) {
     }
 }
 
-type Ended = oneshot::Receiver<Result<(), JournalError>>;
+/// How the sealer ended: whether everything that was handed over is in the spool.
+type Ended = oneshot::Receiver<Result<bool, JournalError>>;
 
 fn spawn_sealer(sealer: Sealer, spool: &Spool) -> Result<(thread::JoinHandle<()>, Ended), JournalError> {
     let (tell, ended) = oneshot::channel();
@@ -305,12 +328,17 @@ impl JournalTasks {
             self;
         let sealed = async {
             match sealer_ended.await {
-                Ok(Ok(())) => std::future::pending().await,
-                Ok(Err(error)) => Err(error),
+                Ok(ended) => ended,
                 Err(_) => match sealer.join() {
                     Err(panic) => std::panic::resume_unwind(panic),
                     Ok(()) => Err(JournalError::Closed),
                 },
+            }
+        };
+        let uploaded = async {
+            match (&mut uploader).await {
+                Ok(uploaded) => uploaded,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
             }
         };
         let timed_out = async {
@@ -321,19 +349,15 @@ impl JournalTasks {
         };
         let ended = tokio::select! {
             biased;
-            ended = sealed => ended,
-            uploaded = &mut uploader => match uploaded {
-                Ok(uploaded) => uploaded,
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
-            },
+            ended = end_of_both(sealed, uploaded) => ended,
             never = timed_out => match never {},
         };
         drop(heartbeat);
         match &ended {
-            Ok(JournalEnd { left_segments: 0, .. }) => heartbeat::farewell(&upstream).await,
+            Ok(JournalEnd { complete: true, .. }) => heartbeat::farewell(&upstream).await,
             Ok(left) => tracing::warn!(
                 segments = left.left_segments, bytes = left.left_bytes, spool = %upstream.spool.dir().display(),
-                "the store did not take everything in time; the spool keeps the rest for the next start"
+                "stopped before everything was stored; the spool keeps what is in it for the next start"
             ),
             Err(JournalError::Fenced(_)) => upstream.board.fenced(),
             Err(_) => {}

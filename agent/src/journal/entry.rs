@@ -11,7 +11,7 @@ use redwind_stream::{Framer, FramerState};
 use tokio::sync::mpsc;
 
 use super::error::JournalError;
-use super::progress::ReceivedMark;
+use super::progress::{Board, ReceivedMark};
 
 /// Most bytes of stream in a [`Batch`].
 pub const BATCH_BYTES_MAX: usize = 512 << 10;
@@ -144,19 +144,14 @@ pub struct EntrySender {
     queue: mpsc::Sender<Entry>,
     tail: Tail,
     buffers: Buffers,
-    received: Arc<ReceivedMark>,
+    board: Arc<Board>,
 }
 
 impl EntrySender {
     /// Makes a queue whose stream continues at `tail`; the other end is the sealer's.
-    pub(super) fn new(
-        term: Term,
-        tail: Tail,
-        buffers: Buffers,
-        received: Arc<ReceivedMark>,
-    ) -> (Self, mpsc::Receiver<Entry>) {
+    pub(super) fn new(term: Term, tail: Tail, buffers: Buffers, board: Arc<Board>) -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE_ENTRIES);
-        (Self { term, queue, tail, buffers, received }, entries)
+        (Self { term, queue, tail, buffers, board }, entries)
     }
 
     /// Hands over an entry; waits while the queue is full. What has been handed over is what
@@ -185,7 +180,7 @@ impl EntrySender {
                 start.term = self.term;
                 start.predecessor = tail.as_ref().map(|tail| tail.position);
                 start.predecessor_complete_until = tail.as_ref().map(|tail| tail.read_until);
-                self.received.begin(start.start, start.started);
+                self.received().begin(start.start, start.started);
                 *tail = Some(ResumePoint::at_start_of(start));
             }
             Entry::Attach { replication_id, .. } => {
@@ -197,8 +192,11 @@ impl EntrySender {
                 let tail = tail.as_mut().expect("a batch belongs to a history");
                 assert_eq!(batch.start, tail.position.offset, "a batch starts where the last one ended");
                 assert!((1..=BATCH_BYTES_MAX).contains(&batch.bytes.len()), "a batch of {} bytes", batch.bytes.len());
-                self.received.raise(batch.end(), batch.marks.last().map(|mark| mark.time).unwrap_or_default());
+                self.received().raise(batch.end(), batch.marks.last().map(|mark| mark.time).unwrap_or_default());
                 tail.append(batch);
+                if let Some(arrival) = batch.first_write {
+                    self.board.handed_over(tail.position, arrival);
+                }
             }
             Entry::Seal { read_until } => {
                 if let Some(tail) = tail.as_mut() {
@@ -218,7 +216,7 @@ impl EntrySender {
     /// The mark that tells others how far the socket has been read.
     #[must_use]
     pub fn received(&self) -> &ReceivedMark {
-        &self.received
+        self.board.received()
     }
 }
 

@@ -40,8 +40,8 @@ pub struct Progress {
     pub durable: Option<Offset>,
     /// When `durable` last advanced.
     pub durable_at: Option<Timestamp>,
-    /// Arrival of the oldest write handed to the journal that is not durable. Writes that the log
-    /// reader still holds are in [`ReceivedMark::unsent_write`].
+    /// Arrival of the oldest write handed to the journal that is not durable, wherever it is by now. Writes
+    /// that the log reader still holds are in [`ReceivedMark::unsent_write`].
     pub oldest_undurable_write: Option<Timestamp>,
     /// Until when everything that the server had sent is stored.
     pub complete_until: Option<Timestamp>,
@@ -151,7 +151,7 @@ pub struct SnapshotProgress {
 }
 
 /// Where progress is noted by those who make it, and published.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Board {
     progress: watch::Sender<Progress>,
     ledger: Mutex<Ledger>,
@@ -161,7 +161,8 @@ pub(super) struct Board {
 /// What the watermarks are worked out from. Locked before the watch, never after it.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// Writes that are not stored: where a stretch of them ends, and when its first arrived.
+    /// Writes that were handed over and are not stored: where a stretch of them ends, and when its first
+    /// arrived.
     unstored: VecDeque<(Position, Timestamp)>,
     /// Arrival of the oldest write that is stored and waits for a snapshot.
     unjoined: Option<Timestamp>,
@@ -206,6 +207,11 @@ impl Board {
         self.progress.subscribe()
     }
 
+    /// How far the socket has been read.
+    pub(super) fn received(&self) -> &ReceivedMark {
+        &self.received
+    }
+
     /// Whether the history is the newest and has a complete snapshot.
     pub(super) fn has_snapshot(&self, history: HistoryId) -> bool {
         let ledger = self.lock();
@@ -232,11 +238,19 @@ impl Board {
         });
     }
 
-    /// Everything up to `end` is in the spool. `first_write` is the arrival of the first write since
-    /// the last call.
-    pub(super) fn spooled(&self, end: Position, first_write: Option<Timestamp>) {
-        self.publish(|progress, ledger| {
-            ledger.unstored.extend(first_write.map(|arrival| (end, arrival)));
+    /// The journal has been handed writes up to `end`, of which the first arrived then.
+    pub(super) fn handed_over(&self, end: Position, first_write: Timestamp) {
+        let mut ledger = self.lock();
+        ledger.unstored.push_back((end, first_write));
+        self.progress.send_if_modified(|progress| {
+            let oldest = ledger.oldest_write();
+            std::mem::replace(&mut progress.oldest_undurable_write, oldest) != oldest
+        });
+    }
+
+    /// Everything up to `end` is in the spool.
+    pub(super) fn spooled(&self, end: Position) {
+        self.publish(|progress, _| {
             if progress.history == Some(end.history) {
                 progress.spooled = progress.spooled.max(end.offset);
             }
@@ -298,7 +312,7 @@ impl Board {
             change(progress, &mut ledger);
             progress.received = progress.spooled.max(self.received.offset());
             progress.received_at = self.received.at();
-            progress.oldest_undurable_write = ledger.unjoined.or(ledger.unstored.front().map(|entry| entry.1));
+            progress.oldest_undurable_write = ledger.oldest_write();
             progress.check();
         });
     }
@@ -309,6 +323,11 @@ impl Board {
 }
 
 impl Ledger {
+    /// Arrival of the oldest write that is not durable.
+    fn oldest_write(&self) -> Option<Timestamp> {
+        self.unjoined.or(self.unstored.front().map(|entry| entry.1))
+    }
+
     /// Takes out the writes up to `end`, and tells when the first of them arrived.
     fn take_stored(&mut self, end: Position) -> Option<Timestamp> {
         let stored = |entry: &(Position, Timestamp)| entry.0.history == end.history && entry.0.offset <= end.offset;

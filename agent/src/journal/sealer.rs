@@ -87,8 +87,6 @@ struct Open {
     bytes: u64,
     /// Encoded, and not on its way to the file yet.
     unsent: Vec<u8>,
-    /// Arrival of the first write in it that has not been reported as spooled.
-    first_write: Option<Timestamp>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
@@ -113,8 +111,9 @@ impl Sealer {
         Ok(Self { parts, compressor, log, deferred: None })
     }
 
-    /// Takes entries until they end, and waits until they are in the spool. Blocks its thread.
-    pub(super) fn run(mut self, runtime: &Handle) -> Result<(), JournalError> {
+    /// Takes entries until they end, and waits until they are in the spool. Tells whether they all are.
+    /// Blocks its thread.
+    pub(super) fn run(mut self, runtime: &Handle) -> Result<bool, JournalError> {
         let taken = self.take_all(runtime);
         let written = self.parts.spool.finish();
         let ended = match taken {
@@ -125,9 +124,9 @@ impl Sealer {
         match ended {
             Err(JournalError::Closed) => {
                 tracing::warn!("stopped without room for the spool: what was received last is not in it");
-                Ok(())
+                Ok(false)
             }
-            ended => ended,
+            ended => ended.map(|()| true),
         }
     }
 
@@ -217,7 +216,6 @@ impl Sealer {
         let Batch { bytes, marks, records, writes, framer_end, .. } = &batch;
         let content = BlockContent { bytes, marks, records: *records, writes: *writes, framer_end };
         open.encoder.block(&mut self.compressor, &content, &mut open.unsent).map_err(JournalError::Compress)?;
-        open.first_write = open.first_write.or(batch.first_write);
         open.send(&self.parts.spool)?;
         log.point.append(&batch);
         let full = open.encoder.end().since(open.encoder.header().start) >= self.parts.segment_bytes_max;
@@ -255,7 +253,7 @@ impl Sealer {
         };
         let mut unsent = self.parts.spool.buffer();
         let encoder = SegmentEncoder::begin(header, self.parts.epoch.as_deref(), &mut unsent);
-        log.open = Some(Open { encoder, seq, bytes: 0, unsent, first_write: None });
+        log.open = Some(Open { encoder, seq, bytes: 0, unsent });
         Ok(())
     }
 
@@ -276,9 +274,10 @@ impl Sealer {
 
     /// Makes the open segment's bytes count as spooled.
     fn sync(&mut self) -> Result<(), JournalError> {
-        let Some(log) = self.log.as_mut() else { return Ok(()) };
-        let Some(open) = log.open.as_mut() else { return Ok(()) };
-        self.parts.spool.sync(log.point.position, open.first_write.take())
+        match self.log.as_ref().filter(|log| log.open.is_some()) {
+            Some(log) => self.parts.spool.sync(log.point.position),
+            None => Ok(()),
+        }
     }
 
     /// Seals the segment at hand, if there is one.
@@ -295,7 +294,7 @@ impl Sealer {
         self.deferred = None;
         self.open(None)?;
         let Some(log) = self.log.as_mut() else { return Ok(()) };
-        let Some(Open { encoder, seq, bytes, mut unsent, first_write }) = log.open.take() else { return Ok(()) };
+        let Some(Open { encoder, seq, bytes, mut unsent }) = log.open.take() else { return Ok(()) };
         let history = encoder.header().history;
         let late_since = encoder.header().late_since;
         let (name, trailer) = encoder.finish(read_until, &mut unsent);
@@ -317,7 +316,7 @@ impl Sealer {
             writes: trailer.writes,
             urgent: trailer.writes > 0 || (waited && name.end > name.start),
         };
-        self.parts.spool.seal(segment, first_write)
+        self.parts.spool.seal(segment)
     }
 
     fn take_seq(&mut self) -> u64 {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use redwind_archive::documents::HistoryStart;
 use redwind_archive::position::Position;
-use redwind_archive::time::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -49,8 +48,8 @@ enum Order {
     Begin { seq: u64, start: Box<HistoryStart> },
     Open { seq: u64 },
     Append { bytes: Vec<u8>, _room: OwnedSemaphorePermit },
-    Sync { end: Position, first_write: Option<Timestamp> },
-    Seal { segment: PendingSegment, first_write: Option<Timestamp> },
+    Sync { end: Position },
+    Seal { segment: PendingSegment },
 }
 
 /// The sealer's side: gives orders, and waits only when too many bytes wait for the disk.
@@ -92,15 +91,14 @@ impl SpoolQueue {
         self.order(Order::Append { bytes, _room })
     }
 
-    /// Makes what has been appended count as spooled, up to `end`. `first_write` is the arrival of the
-    /// first write since the last time.
-    pub(super) fn sync(&self, end: Position, first_write: Option<Timestamp>) -> Result<(), JournalError> {
-        self.order(Order::Sync { end, first_write })
+    /// Makes what has been appended count as spooled, up to `end`.
+    pub(super) fn sync(&self, end: Position) -> Result<(), JournalError> {
+        self.order(Order::Sync { end })
     }
 
     /// The segment at hand is complete: syncs it and hands it on.
-    pub(super) fn seal(&self, segment: PendingSegment, first_write: Option<Timestamp>) -> Result<(), JournalError> {
-        self.order(Order::Seal { segment, first_write })
+    pub(super) fn seal(&self, segment: PendingSegment) -> Result<(), JournalError> {
+        self.order(Order::Seal { segment })
     }
 
     /// An empty buffer for the next bytes.
@@ -182,13 +180,13 @@ impl SpoolWriter {
                 with_room(parts, || file.append(&bytes))?;
                 spare.give_back(bytes);
             }
-            Order::Sync { end, first_write } => {
+            Order::Sync { end } => {
                 open.as_ref().expect(OPEN).sync()?;
-                parts.board.spooled(end, first_write);
+                parts.board.spooled(end);
             }
-            Order::Seal { segment, first_write } => {
+            Order::Seal { segment } => {
                 open.take().expect(OPEN).sync()?;
-                parts.board.spooled(segment.end(), first_write);
+                parts.board.spooled(segment.end());
                 hand_on(parts, Pending::Segment(segment));
             }
         }

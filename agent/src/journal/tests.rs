@@ -37,6 +37,9 @@ const ID: [u8; 40] = [b'a'; 40];
 /// Where every history of these tests begins.
 const START: Offset = Offset(1_000);
 
+/// How a journal ends that has stored everything.
+const COMPLETE: JournalEnd = JournalEnd { complete: true, left_segments: 0, left_bytes: 0 };
+
 /// A store, a spool and a clock, on which agents live and die.
 struct Rig {
     store: FaultyStore,

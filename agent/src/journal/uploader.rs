@@ -136,7 +136,7 @@ impl Uploader {
             self.launch();
             self.check_if_due();
             if self.ended && self.is_done() {
-                return Ok(self.left());
+                return Ok(JournalEnd { complete: true, ..JournalEnd::default() });
             }
             match self.step(&deadline).await {
                 Step::Landed(landed) => self.land(landed?),
@@ -169,6 +169,7 @@ impl Uploader {
         let waiting = self.waiting.iter().map(|pending| pending.file().bytes).sum::<u64>();
         let unchecked = self.unchecked.iter().map(|pending| pending.file().bytes).sum::<u64>();
         JournalEnd {
+            complete: false,
             left_segments: (self.waiting.len() + self.flight.len() + self.unchecked.len()) as u64,
             left_bytes: waiting + self.flight_bytes + unchecked,
         }

@@ -1,7 +1,11 @@
 //! What flows when nobody dies.
 
+use redwind_archive::documents::{HolderSign, HolderState};
+use redwind_archive::layout::{ObjectName, Sign};
+
 use super::faulty::Fault;
 use super::*;
+use crate::journal::spool::Kind;
 use crate::journal::{ReceivedMark, Verdict};
 
 #[tokio::test]
@@ -15,7 +19,7 @@ async fn what_is_fed_is_stored_byte_for_byte() {
     let progress = agent.all_stored().await;
     assert_eq!(progress.durable, None);
     assert!(progress.oldest_undurable_write.is_some());
-    assert_eq!(agent.stop().await, JournalEnd::default());
+    assert_eq!(agent.stop().await, COMPLETE);
     assert_eq!(rig.stored(history).await, stream);
 
     let agent = rig.start().await;
@@ -27,6 +31,39 @@ async fn what_is_fed_is_stored_byte_for_byte() {
     framer.push(&stream, |_| {}).unwrap();
     assert_eq!(resume.framer, framer.state());
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_write_counts_as_waiting_from_when_it_is_handed_over() {
+    let rig = Rig::new();
+    let agent = rig.start().await;
+    agent.begin(1).await;
+    agent.all_stored().await;
+    assert_eq!(agent.progress().oldest_undurable_write, None);
+    let handed_over = rig.clock.now();
+    agent.feed(&stream(7, 1_000), 1_000, 1_000).await;
+    let waiting = agent.progress().oldest_undurable_write;
+    assert!(waiting >= Some(handed_over), "whatever the disk does: {waiting:?}");
+    let progress = agent.all_stored().await;
+    assert_eq!(progress.oldest_undurable_write, waiting, "there is no snapshot");
+    agent.stop().await;
+}
+
+/// `/dev/full` has no room for the document of a history.
+#[tokio::test]
+async fn a_stop_with_bytes_that_found_no_room_is_not_told_as_complete() {
+    let rig = Rig::new();
+    let agent = rig.start().await;
+    let document = agent.journal.upstream.spool.path(Kind::History, 1).with_extension("new");
+    std::os::unix::fs::symlink("/dev/full", document).unwrap();
+    agent.begin(1).await;
+    agent.feed(&stream(8, 1_000), 1_000, 1_000).await;
+    let mut usage = agent.journal.spool_usage();
+    tokio::time::timeout(PATIENCE, usage.wait_for(|usage| usage.full)).await.unwrap().unwrap();
+    let end = agent.stop().await;
+    let sign: Option<HolderSign> = rig.source().find_document(&ObjectName::Sign(Sign::Holder)).await.unwrap();
+    assert_ne!(sign.map(|sign| sign.state), Some(HolderState::Stopped), "{end:?}");
+    assert!(!end.complete);
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ impl World {
                 Step::Stop => {
                     let progress = agent.journal.progress();
                     let end = agent.stop().await;
-                    prop_assert_eq!(end, JournalEnd::default());
+                    prop_assert_eq!(end, COMPLETE);
                     let reported = progress.borrow().clone();
                     prop_assert_eq!(reported.stored, reported.spooled);
                     agent = self.restart(&reported).await?;

@@ -138,7 +138,7 @@ impl Simulation {
         }
         self.check("at the end").await;
         let ended = self.lives.swap_remove(0).stop().await.unwrap();
-        assert_eq!(ended.left_segments, 0);
+        assert_eq!(ended, COMPLETE);
         let report = verify(&self.world.truth(), &Identities::none(), |_| ()).await.unwrap();
         let damage: Vec<_> = report.findings.iter().filter(|found| found.severity == Severity::Damage).collect();
         assert!(damage.is_empty(), "seed {}: {damage:?}", self.world.seed);

@@ -108,7 +108,7 @@ async fn live(world: World, birth: Birth, stop: CancellationToken) -> Result<Jou
     let won = candidacy.win(succession, async || Ok::<_, JournalError>(()), |_| ());
     let mandate = tokio::select! {
         won = won => won?,
-        () = stop.cancelled() => return Ok(JournalEnd::default()),
+        () = stop.cancelled() => return Ok(COMPLETE),
     };
     let drain = CancellationToken::new();
     let (journal, tasks) = candidacy.start(mandate, drain.clone()).await?;
