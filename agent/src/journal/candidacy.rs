@@ -40,6 +40,9 @@ const LOOK: Duration = Duration::from_secs(4);
 /// Between two looks at what a watched writer says.
 const GLANCE: Duration = Duration::from_secs(1);
 
+/// A turn that was granted longer ago is not acted on: the writer may have come back.
+const GRANT_MAX: Duration = Duration::from_secs(5);
+
 /// An agent that may become the archive's writer; see the module.
 #[derive(Debug)]
 pub struct Candidacy {
@@ -183,8 +186,13 @@ impl Candidacy {
                 None => self.turn(succession, &mut stand_by).await?,
             };
             if succession == Succession::StandBy && !own {
-                // It may have been a long time.
+                // It may have been a long time since the source was found fit, and it may be one until it
+                // is again.
+                let granted_at = Instant::now();
                 fit().await?;
+                if granted_at.elapsed() > GRANT_MAX {
+                    continue;
+                }
             }
             match self.claim(granted).await? {
                 Ok(mandate) => return Ok(mandate),

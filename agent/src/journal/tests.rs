@@ -9,6 +9,7 @@ mod flow;
 mod property;
 mod simulation;
 mod snapshots;
+mod succession;
 
 use std::sync::Arc;
 use std::time::Duration;
