@@ -56,7 +56,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use candidacy::{Candidacy, Mandate, Standing};
-pub use entry::{BATCH_BYTES_MAX, Batch, Entry, EntrySender, ResumePoint};
+pub use entry::{BATCH_BYTES_MAX, Batch, Entry, EntrySender, IDLE_SEAL, ResumePoint};
 pub use error::{JournalError, Verdict};
 pub use progress::{Progress, ReceivedMark, SnapshotProgress, SnapshotState};
 pub use snapshot_writer::{SnapshotFacts, SnapshotWriter};

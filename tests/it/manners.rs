@@ -152,10 +152,17 @@ fn an_idle_source_makes_few_requests(flavor: &Flavor) {
     cli.command(&["SET", "key", "value"]);
     following.wait_durable(&server);
     let stored = || following.agent.metric("redwind_segments_stored_total").expect("segments are counted");
-    let (before, offset) = (stored(), cli.offset());
+    let requests = || -> f64 {
+        let counted = following.agent.metrics().into_iter();
+        counted.filter(|(name, _)| name.starts_with("redwind_store_requests_total")).map(|(_, count)| count).sum()
+    };
+    let (before, asked, offset) = (stored(), requests(), cli.offset());
+    assert!(asked > before, "requests are counted");
     // some thirty flush intervals
     let pings = 3 * b"*1\r\n$4\r\nPING\r\n".len() as u64;
     following.agent.wait_offset(Stage::Received, offset + pings);
     assert!(stored() <= before + 1.0, "{before} segments became {}", stored());
+    // a segment, a look for watchers after the writes, one for whoever has connected, and one at the term
+    assert!(requests() <= asked + 4.0, "{asked} requests became {}", requests());
 }
 on_each_flavor!(an_idle_source_makes_few_requests: redis_7_0 valkey_9);

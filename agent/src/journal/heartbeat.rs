@@ -2,17 +2,19 @@
 //!
 //! A writer that nobody watches asks for little: while there are writes, one look every few seconds
 //! whether somebody watches; on an idle source, one soon after somebody has connected to it, else one every
-//! ten minutes, and no sign at all, because the idle minute's segment is one. While somebody watches, it gives a sign every few seconds, and looks
-//! each time whether its tenure has ended.
+//! ten minutes, and no sign at all, because an idle source's segment is one. While somebody watches, it
+//! gives a sign every few seconds, and looks each time whether its tenure has ended.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use redwind_archive::documents::{HolderSign, HolderState};
 use redwind_archive::layout::{ObjectName, Sign};
 use redwind_archive::store::StoreError;
 use redwind_archive::time::Timestamp;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::persistence::with_causes;
@@ -29,6 +31,9 @@ const NEWCOMER_DELAY: Duration = Duration::from_secs(2);
 const LOOK_NEWCOMER: Duration = Duration::from_secs(60);
 /// A request that takes longer is given up: the next one comes anyway.
 const REQUEST_MAX: Duration = Duration::from_secs(6);
+/// Likewise while somebody watches.
+const WATCHED_REQUEST_MAX: Duration = Duration::from_millis(2500);
+const _: () = assert!(WATCHED_REQUEST_MAX.as_millis() < BEAT.as_millis(), "a lost request would cost two beats");
 /// How long the last sign may take.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
@@ -48,15 +53,16 @@ impl Pulse {
 
     /// Somebody has connected to the source.
     pub(super) fn somebody_came(&self) {
-        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        self.came(Instant::now());
     }
 
-    fn newcomer(&self) -> Option<Instant> {
-        *self.newcomer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn came(&self, at: Instant) {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(at);
     }
 
-    fn has_looked_for_newcomer(&self) {
-        *self.newcomer.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Takes out who has come, if it is time to look for them.
+    fn take_newcomer(&self, is_due: impl FnOnce(Instant) -> bool) -> Option<Instant> {
+        self.newcomer.lock().unwrap_or_else(PoisonError::into_inner).take_if(|came| is_due(*came))
     }
 
     /// A segment has been put; `busy` if somebody has something to do.
@@ -72,6 +78,17 @@ impl Pulse {
     fn writes(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
+}
+
+/// What the store says to a request, if it says anything in time.
+type Answer<T> = Result<Result<T, StoreError>, Elapsed>;
+
+/// A look for watchers.
+struct Look {
+    /// What had been written when it was made.
+    writes: u64,
+    /// The newcomer that it is for.
+    newcomer: Option<Instant>,
 }
 
 /// Gives the signs.
@@ -97,50 +114,79 @@ impl Heartbeat {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.look_if_due().await;
-            self.beat_if_due().await;
+            let watched = self.watch.is_watched(Instant::now());
+            self.beat(watched).await;
+            if !watched && self.watch.is_watched(Instant::now()) {
+                // Whoever has come is told at once.
+                ticks.reset_immediately();
+            }
         }
     }
 
-    async fn look_if_due(&mut self) {
-        let pulse = &self.upstream.pulse;
-        let (writes, now) = (pulse.writes(), Instant::now());
-        if pulse.newcomer().is_some_and(|came| self.watch.is_due_for_newcomer(came, now)) {
-            self.watch.newcomer_look = Some(now);
-            pulse.has_looked_for_newcomer();
-            // It may have been told to take over.
-            self.upstream.suspicion.notify_one();
-        } else if !self.watch.is_due(writes, now) {
-            return;
-        }
-        let name = ObjectName::Sign(Sign::Watcher);
-        let looked = timeout(REQUEST_MAX, self.upstream.store.put_time(&name)).await;
-        if let Some(sign) = self.answer(looked) {
-            self.watch.saw(sign, writes, Instant::now());
-        }
-    }
-
-    async fn beat_if_due(&mut self) {
+    /// Gives a sign, and looks for watchers, if they are due. Neither waits for the other, and of a watched
+    /// writer neither outlasts the beat, so that one lost request does not look like its end.
+    async fn beat(&mut self, watched: bool) {
         let now = Instant::now();
-        let watched = self.watch.is_watched(now);
+        let (sign, look) = (self.due_sign(watched, now), self.due_look(now));
+        let request_max = if watched { WATCHED_REQUEST_MAX } else { REQUEST_MAX };
+        let (upstream, count, name) = (Arc::clone(&self.upstream), self.count, ObjectName::Sign(Sign::Watcher));
+        let giving = sign.map(|state| timeout(request_max, give(&upstream, count, state)));
+        let looking = look.as_ref().map(|_| timeout(request_max, upstream.store.put_time(&name)));
+        let (given, looked) = tokio::join!(OptionFuture::from(giving), OptionFuture::from(looking));
+        if let Some((state, given)) = sign.zip(given) {
+            self.gave(state, now, given);
+        }
+        if let Some((look, looked)) = look.zip(looked) {
+            self.looked(&look, looked);
+        }
+    }
+
+    /// The sign that is to be given now, if one is.
+    fn due_sign(&mut self, watched: bool, now: Instant) -> Option<HolderState> {
         let state = if watched { HolderState::Watched } else { HolderState::Writing };
         let last = self.last_sign.max(Some(self.upstream.pulse.last_put()));
         let recent = last.is_some_and(|last| now.duration_since(last) < BEAT_IDLE);
         // Whoever has been promised signs within seconds is told when that ends.
         if !watched && state == self.last_state && recent {
-            return;
+            return None;
         }
-        self.last_sign = Some(now);
-        let given = timeout(REQUEST_MAX, self.give(state)).await;
+        self.count += 1;
+        Some(state)
+    }
+
+    fn gave(&mut self, state: HolderState, at: Instant, given: Answer<()>) {
         if self.answer(given).is_some() {
-            self.last_state = state;
+            (self.last_state, self.last_sign) = (state, Some(at));
         }
         // Whoever watches may have taken over, and so may anybody while there is nothing to store.
         self.upstream.suspicion.notify_one();
     }
 
+    fn due_look(&self, now: Instant) -> Option<Look> {
+        let pulse = &self.upstream.pulse;
+        let writes = pulse.writes();
+        let newcomer = pulse.take_newcomer(|came| self.watch.is_due_for_newcomer(came, now));
+        (newcomer.is_some() || self.watch.is_due(writes, now)).then_some(Look { writes, newcomer })
+    }
+
+    fn looked(&mut self, look: &Look, looked: Answer<Option<Timestamp>>) {
+        let Some(sign) = self.answer(looked) else {
+            if let Some(came) = look.newcomer {
+                self.upstream.pulse.came(came);
+            }
+            return;
+        };
+        let now = Instant::now();
+        self.watch.saw(sign, look.writes, now);
+        if look.newcomer.is_some() {
+            self.watch.newcomer_look = Some(now);
+            // It may have been told to take over.
+            self.upstream.suspicion.notify_one();
+        }
+    }
+
     /// What a request was answered; tells once when signs begin to fail.
-    fn answer<T>(&mut self, answer: Result<Result<T, StoreError>, tokio::time::error::Elapsed>) -> Option<T> {
+    fn answer<T>(&mut self, answer: Answer<T>) -> Option<T> {
         let failing = match answer {
             Ok(Ok(answer)) => {
                 self.failing = false;
@@ -153,11 +199,6 @@ impl Heartbeat {
             tracing::warn!(error = %failing, "cannot give signs of life: other agents may take this one for gone");
         }
         None
-    }
-
-    async fn give(&mut self, state: HolderState) -> Result<(), StoreError> {
-        self.count += 1;
-        give(&self.upstream, self.count, state).await
     }
 }
 
@@ -183,7 +224,7 @@ struct Watch {
     /// look.
     seen: Option<Option<Timestamp>>,
     last_look: Option<Instant>,
-    /// The last look for a newcomer.
+    /// The last look for a newcomer that the store answered.
     newcomer_look: Option<Instant>,
     /// Writes at the last look.
     writes: u64,

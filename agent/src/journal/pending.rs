@@ -47,7 +47,7 @@ pub(super) struct PendingSegment {
     pub(super) fingerprint: Fingerprint,
     /// Writes that end in it.
     pub(super) writes: u64,
-    /// Whether somebody may wait for it: an idle minute's is not urgent.
+    /// Whether somebody may wait for it: an idle source's is not urgent.
     pub(super) urgent: bool,
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use zstd::bulk::Compressor;
 
-use super::entry::{Batch, Buffers, Entry, ResumePoint};
+use super::entry::{Batch, Buffers, Entry, IDLE_SEAL, ResumePoint};
 use super::error::JournalError;
 use super::pending::PendingSegment;
 use super::progress::SnapshotState;
@@ -29,9 +29,10 @@ use super::term::Identity;
 
 /// Files that the store may be behind before a flush no longer makes a segment of its own.
 const LAG_FILES_MAX: u64 = 64;
-/// A segment without writes that comes so long after the one before is an idle minute's, for which
-/// nobody waits.
+/// A segment without writes that comes so long after the one before is an idle source's, for which nobody
+/// waits.
 const IDLE_MIN: Duration = Duration::from_secs(55);
+const _: () = assert!(IDLE_MIN.as_secs() < IDLE_SEAL.as_secs());
 
 /// What the sealer works with.
 pub(super) struct SealerParts {

@@ -17,6 +17,7 @@ use redwind_archive::store::{SourceStore, StoreError};
 use redwind_archive::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
+use super::entry::IDLE_SEAL;
 use super::term::{self, new_id};
 
 /// A writer that is not known to be watched is gone after so long a silence.
@@ -25,8 +26,9 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(90);
 pub(super) const WATCHED_SILENCE_MAX: Duration = Duration::from_secs(8);
 /// Between two signs of a watched writer.
 pub(super) const BEAT: Duration = Duration::from_secs(3);
-/// A writer that puts nothing else for so long gives a sign: an idle minute's segment comes first.
-pub(super) const BEAT_IDLE: Duration = Duration::from_secs(70);
+/// A writer that puts nothing else for so long gives a sign: an idle source's segment comes first.
+pub(super) const BEAT_IDLE: Duration = Duration::from_secs(80);
+const _: () = assert!(IDLE_SEAL.as_secs() < BEAT_IDLE.as_secs() && BEAT_IDLE.as_secs() < SILENCE_MAX.as_secs());
 /// Between two signs of a watcher.
 pub(super) const WATCHER_BEAT: Duration = Duration::from_secs(30);
 /// A watcher that gives no sign for so long has gone.

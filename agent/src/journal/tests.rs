@@ -7,6 +7,7 @@ mod faulty;
 mod fencing;
 mod flow;
 mod property;
+mod signs;
 mod simulation;
 mod snapshots;
 mod succession;
@@ -260,6 +261,16 @@ impl Agent {
     async fn failure(&mut self) -> JournalError {
         tokio::time::timeout(PATIENCE, &mut self.run).await.unwrap().unwrap().unwrap_err()
     }
+}
+
+/// Waits for a thread's doing without time passing: while blocking work runs, a paused clock stands.
+async fn without_time<T>(waiting: impl Future<Output = T>) -> T {
+    let (done, blocked) = std::sync::mpsc::channel::<()>();
+    let clock = tokio::task::spawn_blocking(move || blocked.recv());
+    let outcome = waiting.await;
+    drop(done);
+    let _ = clock.await;
+    outcome
 }
 
 fn history_start(history: HistoryId, started: Timestamp) -> HistoryStart {

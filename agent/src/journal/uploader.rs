@@ -39,7 +39,7 @@ const PUTS_MAX: usize = 4;
 const _: () = assert!(PUTS_MAX <= SEGMENTS_UNDER_WAY_MAX, "readers would take a hole for damage");
 /// Most bytes of objects in memory. One object may go beyond it when it goes alone.
 const PUT_BYTES_MAX: u64 = 8 << 20;
-/// Idle minutes' segments that may wait for something urgent before they are checked on their own.
+/// An idle source's segments that may wait for something urgent before they are checked on their own.
 const UNCHECKED_MAX: usize = 10;
 
 /// What the parts of the journal that talk to the store share.

@@ -36,6 +36,7 @@ pub(super) struct FaultyStore {
     pub(super) inner: Arc<InMemory>,
     state: Arc<Mutex<State>>,
     open: Arc<watch::Sender<bool>>,
+    heads_open: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug)]
@@ -44,14 +45,17 @@ struct State {
     plan: VecDeque<Fault>,
     /// Of all puts after those.
     default: Fault,
+    /// Of every kind.
+    requests: u64,
     heads: u64,
     puts: Vec<String>,
 }
 
 impl FaultyStore {
     pub(super) fn new() -> Self {
-        let state = State { plan: VecDeque::new(), default: Fault::None, heads: 0, puts: Vec::new() };
-        Self { inner: Arc::default(), state: Arc::new(Mutex::new(state)), open: Arc::new(watch::Sender::new(true)) }
+        let state = State { plan: VecDeque::new(), default: Fault::None, requests: 0, heads: 0, puts: Vec::new() };
+        let open = || Arc::new(watch::Sender::new(true));
+        Self { inner: Arc::default(), state: Arc::new(Mutex::new(state)), open: open(), heads_open: open() }
     }
 
     pub(super) fn plan(&self, faults: impl IntoIterator<Item = Fault>) {
@@ -72,8 +76,18 @@ impl FaultyStore {
         self.open.send_replace(false);
     }
 
+    /// Keeps looks at single objects waiting until [`answer`](Self::answer).
+    pub(super) fn hang_heads(&self) {
+        self.heads_open.send_replace(false);
+    }
+
     pub(super) fn answer(&self) {
         self.open.send_replace(true);
+        self.heads_open.send_replace(true);
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.state().requests
     }
 
     pub(super) fn heads(&self) -> u64 {
@@ -106,6 +120,7 @@ impl ObjectStore for FaultyStore {
         self.open.subscribe().wait_for(|open| *open).await.unwrap();
         let fault = {
             let mut state = self.state();
+            state.requests += 1;
             state.puts.push(location.to_string());
             state.plan.pop_front().unwrap_or(state.default)
         };
@@ -130,7 +145,9 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.state().requests += 1;
         if options.head {
+            self.heads_open.subscribe().wait_for(|open| *open).await.unwrap();
             self.state().heads += 1;
         }
         self.inner.get_opts(location, options).await
@@ -141,10 +158,12 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.state().requests += 1;
         self.inner.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.state().requests += 1;
         self.inner.list_with_delimiter(prefix).await
     }
 

@@ -1,8 +1,8 @@
 //! When what was read goes to the store.
 //!
 //! Three things ask for it: age (the first write that has not gone yet is as old as the flush
-//! interval), `REPLCONF GETACK` (somebody on the server waits for an acknowledgement), and silence (a
-//! minute after the last segment one more says that nothing was missed). Pings alone do not.
+//! interval), `REPLCONF GETACK` (somebody on the server waits for an acknowledgement), and silence
+//! ([`IDLE_SEAL`] after the last segment one more says that nothing was missed). Pings alone do not.
 //!
 //! GETACK is a group commit: one flush of its kind in flight, and a least time between two, however
 //! many ask. Eight clients in SET and WAIT ask thousands of times a second.
@@ -12,8 +12,7 @@ use std::time::Duration;
 use redwind_archive::position::Offset;
 use tokio::time::Instant;
 
-/// Silence after which a segment vouches that nothing was missed.
-pub(super) const IDLE_SEAL: Duration = Duration::from_secs(60);
+use crate::journal::IDLE_SEAL;
 
 /// See the module.
 #[derive(Debug)]

@@ -83,16 +83,6 @@ async fn released(spool: PathBuf) {
     tokio::task::spawn_blocking(wait).await.unwrap();
 }
 
-/// Waits for a thread's doing without time passing: while blocking work runs, the paused clock stands.
-async fn without_time<T>(waiting: impl Future<Output = T>) -> T {
-    let (done, blocked) = std::sync::mpsc::channel::<()>();
-    let clock = tokio::task::spawn_blocking(move || blocked.recv());
-    let outcome = waiting.await;
-    drop(done);
-    let _ = clock.await;
-    outcome
-}
-
 async fn live(world: World, birth: Birth, stop: CancellationToken) -> Result<JournalEnd, JournalError> {
     let Birth { run, succession, spool, fresh } = birth;
     let settings = Settings {
