@@ -64,15 +64,22 @@ pub fn run(config: AgentConfig) -> Result<(), AgentError> {
 async fn supervise(config: AgentConfig) -> Result<(), AgentError> {
     let mut signals = Signals::new()?;
     let clock = Arc::new(Clock::new());
-    let interfaces = Interfaces::open(&config, &clock).await?;
+    let mut interfaces = Interfaces::open(&config, &clock).await?;
     let stop = CancellationToken::new();
-    let app = tokio::select! {
+    let started = tokio::select! {
         biased;
         name = signals.next() => {
-            info!("{name} before this agent wrote the archive: stopped");
-            return Ok(());
+            info!("{name} before this agent followed the source: stopped");
+            Ok(None)
         }
-        app = App::start(&config, clock, interfaces, stop.clone()) => app?,
+        parts = Parts::start(&config, clock, &mut interfaces, stop.clone()) => parts.map(Some),
+    };
+    let app = match started {
+        Ok(Some(parts)) => App { parts, stop: stop.clone(), interfaces },
+        ended => {
+            interfaces.close().await;
+            return ended.map(drop);
+        }
     };
     let told = async {
         let name = signals.next().await;
@@ -145,7 +152,7 @@ impl Interfaces {
 
     /// Shows the source from now on.
     fn show(&self, source: ServedSource) {
-        // Set once, by `App::start`.
+        // Set once, by `Parts::start`.
         let _ = self.view.set(Arc::clone(&source.view));
         let _ = self.served.set(source);
     }
@@ -173,24 +180,21 @@ async fn listen(option: &'static str, address: Option<SocketAddr>) -> Result<Opt
     listener.map(Some).map_err(|source| AgentError::Listen { option, address, source })
 }
 
-/// The running parts of an agent.
-struct App {
+/// The parts on the data's path.
+struct Parts {
     source: JoinHandle<Result<(), SourceError>>,
     journal: JoinHandle<Result<JournalEnd, JournalError>>,
-    /// Ends the follower.
-    stop: CancellationToken,
     /// Ends the journal, once the follower has ended.
     drain: CancellationToken,
-    interfaces: Interfaces,
 }
 
-impl App {
+impl Parts {
     /// Opens the archive, waits for its turn to write it, and starts to follow the source: all the wiring,
     /// in the data's order.
     async fn start(
         config: &AgentConfig,
         clock: Arc<Clock>,
-        mut interfaces: Interfaces,
+        interfaces: &mut Interfaces,
         stop: CancellationToken,
     ) -> Result<Self, AgentError> {
         let succession = config.succession;
@@ -216,7 +220,10 @@ impl App {
             Ok(())
         });
 
-        let mandate = win(&candidacy, &scout, succession).await?;
+        let mandate = tokio::select! {
+            won = win(&candidacy, &scout, succession) => won?,
+            error = interfaces.failed() => return Err(error),
+        };
         enter(&audit, mandate.takeover());
         let new_key = mandate.new_key(&config.recipients);
         let drain = CancellationToken::new();
@@ -234,30 +241,41 @@ impl App {
             stopping: stop.clone(),
         });
         let journal = tokio::spawn(tasks.run());
-        let source = tokio::spawn(follower.run(stop.clone()));
-        Ok(Self { source, journal, stop, drain, interfaces })
+        let source = tokio::spawn(follower.run(stop));
+        Ok(Self { source, journal, drain })
     }
+}
 
+/// A running agent.
+struct App {
+    parts: Parts,
+    /// Ends the follower.
+    stop: CancellationToken,
+    interfaces: Interfaces,
+}
+
+impl App {
     /// Runs until told to stop or until a part ends; then stops the others, in order.
     async fn run(mut self) -> Result<(), AgentError> {
+        let Parts { mut source, mut journal, drain } = self.parts;
         let (mut source_end, mut journal_end, mut failure) = (None, None, None);
         tokio::select! {
             biased;
-            end = &mut self.journal => journal_end = Some(joined(end)),
-            end = &mut self.source => source_end = Some(joined(end)),
+            end = &mut journal => journal_end = Some(joined(end)),
+            end = &mut source => source_end = Some(joined(end)),
             error = self.interfaces.failed() => failure = Some(error),
         }
         let told = self.stop.is_cancelled();
         self.stop.cancel();
         let source_end = match source_end {
             Some(end) => end,
-            None => joined(self.source.await),
+            None => joined(source.await),
         };
         let journal_ended_early = journal_end.is_some();
-        self.drain.cancel();
+        drain.cancel();
         let journal_end = match journal_end {
             Some(end) => end,
-            None => joined(self.journal.await),
+            None => joined(journal.await),
         };
         self.interfaces.close().await;
         // The journal's error comes first: the follower's may only say that the journal has ended.
