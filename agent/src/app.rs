@@ -34,7 +34,7 @@ use crate::api::{Access, Metrics, Publisher, SourceView, Watches, http, instant}
 use crate::audit::AuditLog;
 use crate::config::{AgentConfig, SourceConfig, Succession};
 use crate::error::AgentError;
-use crate::journal::{Candidacy, Journal, JournalEnd, JournalError, Mandate};
+use crate::journal::{self, Candidacy, Journal, JournalEnd, JournalError, Mandate};
 use crate::source::{Scout, SourceError, SourceFollower};
 
 const WORKER_THREADS: usize = 2;
@@ -339,7 +339,7 @@ fn joined<T, E: Into<AgentError>>(end: Result<Result<T, E>, JoinError>) -> Resul
 fn info(config: &AgentConfig, started: Timestamp) -> AgentInfo {
     AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        host: journal::host(),
         started_at: Some(instant(started)),
         store: config.source.store.to_string(),
     }

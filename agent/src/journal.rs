@@ -61,6 +61,7 @@ pub use error::{JournalError, Verdict};
 pub use progress::{Progress, ReceivedMark, SnapshotProgress, SnapshotState};
 pub use snapshot_writer::{SnapshotFacts, SnapshotWriter};
 pub use spool::SpoolUsage;
+pub use term::host;
 
 use entry::{Buffers, Tail};
 use heartbeat::{Heartbeat, Pulse};

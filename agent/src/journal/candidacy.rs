@@ -25,13 +25,13 @@ use tokio_util::sync::CancellationToken;
 use ulid::Ulid;
 
 use super::error::JournalError;
-use super::persistence::with_causes;
 use super::signs::{Lookout, Vigil, WATCHER_BEAT};
 use super::spool::{Spool, Spooled};
 use super::term::{self, Claim, Tenure};
 use super::uploader::blocking;
 use super::{DRAIN_DEADLINE, Journal, JournalTasks, Opened, Settings, recovery, resume, tell_opened};
 use crate::config::{SourceConfig, Succession};
+use crate::error::describe;
 
 /// How long a newcomer watches for a sign of life before it gives up.
 const WATCH_MAX: Duration = Duration::from_secs(20);
@@ -288,7 +288,7 @@ impl Candidacy {
                 Err(error) => {
                     vigil.blinded(Instant::now());
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(error = %with_causes(&error), "standing by: the store fails");
+                        tracing::warn!(error = %describe(&error), "standing by: the store fails");
                     }
                 }
             }

@@ -17,9 +17,9 @@ use redwind_archive::time::Timestamp;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
-use super::persistence::with_causes;
 use super::signs::{BEAT, BEAT_IDLE, WATCHER_BEAT, WATCHER_SILENCE_MAX};
 use super::uploader::Upstream;
+use crate::error::describe;
 
 /// Between two looks for a watcher while there are writes.
 const LOOK_BUSY: Duration = Duration::from_secs(5);
@@ -192,7 +192,7 @@ impl Heartbeat {
                 self.failing = false;
                 return Some(answer);
             }
-            Ok(Err(error)) => with_causes(&error),
+            Ok(Err(error)) => describe(&error),
             Err(_) => "the store does not answer in time".to_owned(),
         };
         if !std::mem::replace(&mut self.failing, true) {
@@ -206,7 +206,7 @@ impl Heartbeat {
 pub(super) async fn farewell(upstream: &Upstream) {
     // It is but a hint: without it, others wait until the silence is long enough.
     if let Ok(Err(error)) = timeout(FAREWELL_MAX, give(upstream, u64::MAX, HolderState::Stopped)).await {
-        tracing::debug!(error = %with_causes(&error), "cannot say that this agent has stopped");
+        tracing::debug!(error = %describe(&error), "cannot say that this agent has stopped");
     }
 }
 

@@ -1,7 +1,5 @@
 //! Asking the store until it answers.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +9,7 @@ use redwind_archive::store::StoreError;
 use redwind_archive::time::{Clock, Timestamp};
 
 use super::progress::Board;
+use crate::error::describe;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -52,7 +51,7 @@ impl Persistence {
 
     fn failed(&self, error: &StoreError) {
         metrics::counter!("redwind_store_retries_total", "source" => self.source.to_string()).increment(1);
-        let text = with_causes(error);
+        let text = describe(error);
         let mut failing_since = self.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
         if failing_since.is_none() {
             tracing::warn!(source = %self.source, error = %text, "the store fails; the spool takes what comes meanwhile");
@@ -68,16 +67,4 @@ impl Persistence {
             self.board.store_answers();
         }
     }
-}
-
-/// An error and what caused it, in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string does not fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -17,7 +17,7 @@ use ulid::Ulid;
 
 use super::entry::ResumePoint;
 use super::error::JournalError;
-use super::persistence::with_causes;
+use crate::error::describe;
 
 /// The end of a log, in the store or in the spool.
 #[derive(Clone, Debug)]
@@ -136,7 +136,7 @@ async fn end_of(
                 }
                 Err(error) => {
                     let segment = store.describe(&ObjectName::Segment(page.clone(), name));
-                    let error = with_causes(&error);
+                    let error = describe(&error);
                     tracing::error!(segment, error, "the end of the archive's log is damaged: resuming before it");
                     end.damaged_until.get_or_insert(name.end);
                     end.point.damaged = true;
@@ -163,7 +163,7 @@ impl LogEnd {
 /// it, but the history that follows can say where this one ended.
 async fn end_of_lost(lost: &LostHistory, store: &SourceStore) -> Result<LogEnd, StoreError> {
     tracing::error!(
-        history = %lost.history, error = with_causes(&lost.problem),
+        history = %lost.history, error = describe(&lost.problem),
         "the newest history's document is lost: beginning a new history"
     );
     let (mut offset, mut time) = (Offset(0), Timestamp(0));

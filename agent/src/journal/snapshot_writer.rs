@@ -24,11 +24,11 @@ use ulid::Ulid;
 use super::entry::Tail;
 use super::error::JournalError;
 use super::lineage;
-use super::persistence::with_causes;
 use super::progress::{Progress, SnapshotProgress, SnapshotState};
 use super::snapshot_chunks::{Shared, store_chunks};
 use super::term::new_id;
 use super::uploader::Upstream;
+use crate::error::describe;
 
 /// Bytes that go to the compressor at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -291,7 +291,7 @@ impl Running {
     }
 
     fn failed(&mut self, error: JournalError) -> JournalError {
-        self.outcome = Some(Err(with_causes(&error)));
+        self.outcome = Some(Err(describe(&error)));
         error
     }
 

@@ -172,8 +172,9 @@ pub(super) fn unreadable(term: Term) -> TermClaim {
     }
 }
 
-/// This machine, as claims and signs name it.
-pub(super) fn host() -> String {
+/// This machine, as claims, signs and the status name it.
+#[must_use]
+pub fn host() -> String {
     hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
