@@ -113,7 +113,7 @@ pub enum AuditEvent {
         /// To whom it is wrapped.
         recipients: Vec<String>,
     },
-    /// The keys of the archive were wrapped to further recipients.
+    /// The keys of the archive are to be wrapped to further recipients: the entry comes first.
     Rewrap {
         /// Those recipients.
         recipients: Vec<String>,

@@ -196,8 +196,11 @@ pub fn decode_into(
     let opened = match head.encryption {
         None => None,
         Some(encryption) => {
-            let epoch = keys.epoch(encryption.epoch)?.ok_or(KeyError::NoIdentity)?;
-            let payload = epoch.chunk_cipher(&encryption, id).open(0, clear, stored);
+            let keys = keys.data_keys(encryption.epoch)?;
+            if keys.is_empty() {
+                return Err(KeyError::NoIdentity.into());
+            }
+            let payload = keys.iter().find_map(|key| key.chunk_cipher(&encryption, id).open(0, clear, stored));
             Some(payload.ok_or(ChunkError::Forged)?)
         }
     };

@@ -68,8 +68,8 @@ pub enum DocumentError {
     /// Its checksum is right, but it was not written by one who has the key.
     #[error("forged: it is not what was signed, though its checksum is right")]
     Forged,
-    /// Not signed although the archive is encrypted, or the reverse.
-    #[error("misplaced: {}", if *.signed { "signed, and the archive is not encrypted" } else { "not signed, and the archive is encrypted" })]
+    /// Not signed although the archive is encrypted and such a document is then, or the reverse.
+    #[error("misplaced: {}", if *.signed { "signed, and here it would not be" } else { "not signed, and the archive is encrypted" })]
     Mode {
         /// Whether the document is signed.
         signed: bool,
@@ -128,12 +128,15 @@ fn assemble(promise: &Promise, body: &[u8]) -> Bytes {
     Bytes::from([promise.line(body).as_bytes(), b"\n", body].concat())
 }
 
-/// Decodes a document, checking every promise of its first line but for its signature.
+/// Decodes a document that is not signed in any archive, checking every promise of its first line.
 ///
 /// # Errors
 /// [`DocumentError`] says which promise is broken.
 pub fn decode<D: Document>(bytes: &[u8]) -> Result<D, DocumentError> {
-    let (_, body) = check::<D>(bytes)?;
+    let (promise, body) = check::<D>(bytes)?;
+    if promise.signature.is_some() {
+        return Err(DocumentError::Mode { signed: true });
+    }
     Ok(serde_json::from_slice(body)?)
 }
 
@@ -156,11 +159,10 @@ pub fn decode_signed<D: Document>(bytes: &[u8], name: &ObjectName, keys: &Keyrin
     if promise.signature.is_some() != keys.is_encrypted() {
         return Err(DocumentError::Mode { signed: promise.signature.is_some() });
     }
-    if let Some(Signature { epoch: id, mac }) = &promise.signature
-        && let Some(epoch) = keys.epoch(*id)?
-    {
-        let line = promise.signed_line(body.len(), *id);
-        if !epoch.is_document_mac(&signed_parts(&name.to_string(), &line, body), mac) {
+    if let Some(Signature { epoch, mac }) = &promise.signature {
+        let (name, line) = (name.to_string(), promise.signed_line(body.len(), *epoch));
+        let (signers, parts) = (keys.data_keys(*epoch)?, signed_parts(&name, &line, body));
+        if !signers.is_empty() && !signers.iter().any(|key| key.is_document_mac(&parts, mac)) {
             return Err(DocumentError::Forged);
         }
     }
@@ -302,6 +304,13 @@ mod tests {
         for length in 0..good.len() {
             assert!(decode::<Note>(&good[..length]).is_err(), "cut to {length}");
         }
+    }
+
+    #[test]
+    fn a_signature_that_nobody_checks_is_refused() {
+        let epoch = Epoch::generate(EpochId(ulid::Ulid::from(2)), ulid::Ulid::from(1));
+        let signed = encode_signed(&note(), &ObjectName::Marker, Some(&epoch));
+        assert!(matches!(decode::<Note>(&signed), Err(DocumentError::Mode { signed: true })));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(crate) use epoch::finish_mac;
 pub use epoch::{Epoch, EpochId};
 pub use error::{IdentityError, KeyError};
 pub use identity::{Identities, NewIdentity, Recipients};
-pub use keyring::{Keyring, Slot, UnlockError, Wrapping, wrappings};
+pub use keyring::{Keyring, Slot, UnlockError};
+pub(crate) use keyring::{WrappedKey, read_keys};
 pub use rewrap::{RewrapError, rewrap};
 pub use wrapping::{KeyName, Unopened};

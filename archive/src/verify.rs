@@ -19,7 +19,7 @@ use ulid::Ulid;
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::documents::Marker;
-use crate::keys::{EpochId, Identities, KeyName, Keyring};
+use crate::keys::{EpochId, Identities, Keyring, read_keys};
 use crate::layout::{AuditName, ManifestName, ObjectName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::{SourceStore, StoreError};
@@ -101,7 +101,7 @@ impl Report {
     fn vouched(&mut self, signer: Option<EpochId>, keys: &Keyring, object: &ObjectName) {
         let Some(epoch) = signer else { return };
         self.needs(epoch, object);
-        self.unauthenticated += u64::from(!matches!(keys.epoch(epoch), Ok(Some(_))));
+        self.unauthenticated += u64::from(keys.data_keys(epoch).is_ok_and(<[_]>::is_empty));
     }
 
     fn read(&mut self, bytes: u64) {
@@ -137,8 +137,9 @@ pub async fn verify(
         }
         return Ok(report);
     };
-    let keys = Keyring::unlock(store, marker.archive, marker.encrypted, identities).await?.lenient();
-    let sound_keys = keys::check(store, &objects, marker.archive, identities, &mut report).await?;
+    let wrapped = read_keys(store, marker.archive, identities).await?;
+    let keys = Keyring::of(marker.encrypted, identities, &wrapped).map_err(CatalogError::Key)?.lenient();
+    let sound_keys = keys::check(&wrapped, &mut report);
     let histories = documents::check_histories(store, &keys, &objects, &mut report).await?;
     let writers = documents::check_terms(store, &objects, &histories, &mut report).await?;
     let mut mentions = Mentions { writers, snapshots: BTreeMap::new() };
@@ -151,7 +152,7 @@ pub async fn verify(
     }
     snapshot::check_all(store, &catalog, &objects, &mut mentions, &mut report, &mut progress).await?;
     documents::check_audit(store, &catalog.marker, &objects.audit, &mut report).await?;
-    keys::check_needed(&sound_keys, &mut report);
+    keys::check_needed(&catalog.keys, &sound_keys, &mut report);
     if report.foreign > 0 && report.segments + report.snapshots == 0 {
         report.damage(&ObjectName::Marker, "it is of another archive than everything else here");
     }
@@ -171,7 +172,7 @@ struct Mentions {
 #[derive(Debug, Default)]
 struct Objects {
     terms: BTreeSet<Term>,
-    keys: BTreeSet<KeyName>,
+    has_keys: bool,
     histories: BTreeSet<HistoryId>,
     /// By their text, which sorts by term and number.
     pages: BTreeMap<String, PageName>,
@@ -184,14 +185,15 @@ struct Objects {
 impl Objects {
     fn is_empty(&self) -> bool {
         let none = self.terms.is_empty() && self.histories.is_empty() && self.pages.is_empty();
-        none && self.chunks.is_empty() && self.manifests.is_empty() && self.audit.is_empty() && !self.has_marker
+        let none = none && self.chunks.is_empty() && self.manifests.is_empty() && self.audit.is_empty();
+        none && !self.has_marker && !self.has_keys
     }
 
     fn add(&mut self, name: ObjectName) {
         match name {
             ObjectName::Marker => self.has_marker = true,
             ObjectName::Term(term) => drop(self.terms.insert(term)),
-            ObjectName::Key(key) => drop(self.keys.insert(key)),
+            ObjectName::Key(_) => self.has_keys = true,
             ObjectName::History(history) => drop(self.histories.insert(history)),
             ObjectName::Segment(page, _) => drop(self.pages.insert(page.to_string(), page)),
             ObjectName::Chunk(snapshot, number) => drop(self.chunks.insert((snapshot, number))),

@@ -162,6 +162,7 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+    use redwind_archive::keys::RewrapError;
 
     fn link_error(text: &str) -> LinkError {
         LinkError::from_server(&[b"PSYNC"], text.as_bytes())
@@ -177,6 +178,14 @@ mod tests {
         let url = "file:///nowhere/at/all".parse().unwrap();
         let unfit = redwind_archive::store::Store::open(&url).unwrap_err();
         assert_eq!(status_of(&unfit.into()), Status::Store);
+    }
+
+    #[test]
+    fn what_keeps_keys_from_being_wrapped_has_its_own_status() {
+        let url = "file:///nowhere/at/all".parse().unwrap();
+        let unfit = redwind_archive::store::Store::open(&url).unwrap_err();
+        assert_eq!(status_of(&RewrapError::from(unfit).into()), Status::Store);
+        assert_eq!(status_of(&RewrapError::from(IdentityError::TooManyRecipients).into()), Status::Usage);
     }
 
     #[test]

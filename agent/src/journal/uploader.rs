@@ -18,6 +18,7 @@ use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::FuturesOrdered;
 use redwind_archive::document;
 use redwind_archive::documents::{HistoryStart, TermClaim};
+use redwind_archive::keys::Keyring;
 use redwind_archive::layout::{ObjectName, PageName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::store::{Put, SourceStore};
 use redwind_archive::time::Clock;
@@ -318,11 +319,15 @@ async fn put_history(
     match upstream.persistence.until_answered(|| upstream.store.put_signed(&name, start.as_ref(), epoch)).await {
         Put::Stored => Ok(Pending::History { file, start }),
         // Put by our last run, under its term, which ended before it knew.
-        Put::Taken(found) if is_same_history(&found, &start) => Ok(Pending::History { file, start }),
+        Put::Taken(found) if is_same_history(&found, &name, &start, epoch.is_some()) => {
+            Ok(Pending::History { file, start })
+        }
         Put::Taken(_) => Err(upstream.conflict(&name).await),
     }
 }
 
-fn is_same_history(found: &[u8], start: &HistoryStart) -> bool {
-    document::decode::<HistoryStart>(found).is_ok_and(|found| HistoryStart { term: start.term, ..found } == *start)
+/// The signature in an encrypted archive is another run's, which we cannot check.
+fn is_same_history(found: &[u8], name: &ObjectName, start: &HistoryStart, encrypted: bool) -> bool {
+    document::decode_signed::<HistoryStart>(found, name, &Keyring::closed(encrypted))
+        .is_ok_and(|found| HistoryStart { term: start.term, ..found.document } == *start)
 }

@@ -81,6 +81,11 @@ impl Epoch {
         wrapping::wrap(self, recipients)
     }
 
+    /// Whether both have the same data key.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(&*self.data, &*other.data).is_ok()
+    }
+
     pub(super) fn data(&self) -> &[u8; 32] {
         &self.data
     }

@@ -22,8 +22,8 @@ pub enum KeyError {
     },
     /// The identities open other epochs, but not that one.
     #[error(
-        "key epoch {0} was wrapped to other recipients: add an --identity-file of one of them, or let its owner run \
-         `redwind rewrap`"
+        "key epoch {0} is locked: it was wrapped to other recipients; add an --identity-file of one of them, or let \
+         one run `redwind rewrap`"
     )]
     Locked(EpochId),
     /// There is no key of the epoch in the archive.
@@ -72,6 +72,12 @@ pub enum IdentityError {
     /// The file holds none.
     #[error("{} holds no age identity", .0.display())]
     NoIdentity(PathBuf),
+    /// A file of recipients holds none.
+    #[error("{} holds no age recipient (age1…), so that nobody could read what is encrypted", .0.display())]
+    NoRecipient(PathBuf),
+    /// There are more than a wrapped key can take.
+    #[error("too many recipients: a key can be wrapped to {}", super::identity::RECIPIENTS_MAX)]
+    TooManyRecipients,
     /// A file of recipients has a line that is none.
     #[error("{}:{line}: not an age recipient (age1…)", .path.display())]
     NotARecipient {

@@ -18,6 +18,9 @@ use super::error::IdentityError;
 /// More than anybody's identities or recipients take.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// More than these would make a wrapped key longer than one that is read.
+pub(super) const RECIPIENTS_MAX: usize = 500;
+
 /// Those to whom data keys are wrapped. Public.
 #[derive(Clone, Debug, Default)]
 pub struct Recipients(Vec<x25519::Recipient>);
@@ -26,12 +29,19 @@ impl Recipients {
     /// Adds one.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is none, or there are too many.
     pub fn add(&mut self, text: &str) -> Result<(), IdentityError> {
         let recipient = parse(text).ok_or_else(|| match text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
             true => IdentityError::Secret,
             false => IdentityError::Recipient(text.chars().take(80).collect()),
         })?;
+        self.push(recipient)
+    }
+
+    fn push(&mut self, recipient: x25519::Recipient) -> Result<(), IdentityError> {
+        if self.0.len() == RECIPIENTS_MAX {
+            return Err(IdentityError::TooManyRecipients);
+        }
         self.0.push(recipient);
         Ok(())
     }
@@ -40,13 +50,15 @@ impl Recipients {
     /// takes it.
     ///
     /// # Errors
-    /// When it cannot be read, or a line is no recipient.
+    /// When it cannot be read, a line is no recipient, it holds none (nothing would be encrypted then), or
+    /// there are too many.
     pub fn add_file(&mut self, path: &Path) -> Result<(), IdentityError> {
+        let before = self.0.len();
         for (line, text) in lines(&read(path)?) {
             let not_one = || IdentityError::NotARecipient { path: path.to_owned(), line };
-            self.0.push(parse(text).ok_or_else(not_one)?);
+            self.push(parse(text).ok_or_else(not_one)?)?;
         }
-        Ok(())
+        if self.0.len() == before { Err(IdentityError::NoRecipient(path.to_owned())) } else { Ok(()) }
     }
 
     /// Each as text.
@@ -184,5 +196,34 @@ impl NewIdentity {
 impl fmt::Debug for NewIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NewIdentity({})", self.recipient())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::wrapping::KEY_OBJECT_BYTES_MAX;
+    use crate::keys::{Epoch, EpochId};
+
+    #[test]
+    fn a_key_wrapped_to_as_many_as_there_may_be_is_read() {
+        let archive = ulid::Ulid::from(1);
+        let (owner, mut recipients) = (NewIdentity::generate(), Recipients::default());
+        for _ in 0..RECIPIENTS_MAX {
+            recipients.add(&owner.recipient()).unwrap();
+        }
+        assert!(matches!(recipients.add(&owner.recipient()), Err(IdentityError::TooManyRecipients)));
+        let (_, object) = Epoch::generate(EpochId(archive), archive).wrap(&recipients).unwrap();
+        assert!(object.len() as u64 <= KEY_OBJECT_BYTES_MAX, "{} bytes", object.len());
+    }
+
+    #[test]
+    fn a_file_that_names_nobody_is_refused() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"# nobody yet\n\n").unwrap();
+        let refused = Recipients::default().add_file(file.path()).unwrap_err();
+        assert!(refused.to_string().contains("holds no age recipient"), "{refused}");
+        let refused = Identities::none().add_file(file.path()).unwrap_err();
+        assert!(refused.to_string().contains("holds no age identity"), "{refused}");
     }
 }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use ulid::Ulid;
 
 use super::epoch::{Epoch, EpochId};
 use super::error::KeyError;
 use super::identity::Identities;
-use super::wrapping::{self, KeyName, Unopened};
+use super::wrapping::{KEY_OBJECT_BYTES_MAX, KeyName, Unopened};
 use crate::concurrent;
 use crate::layout::{Folder, ObjectName};
 use crate::store::{SourceStore, StoreError};
@@ -32,8 +31,9 @@ pub enum Keyring {
 /// What is known of an epoch's key.
 #[derive(Clone, Debug)]
 pub enum Slot {
-    /// It is there.
-    Open(Arc<Epoch>),
+    /// It is there. There is more than one where somebody has put a key of their own beside the writer's:
+    /// what was written under the epoch shows which is which.
+    Open(Vec<Arc<Epoch>>),
     /// It is wrapped to others.
     Locked,
     /// Nothing that is sound holds it.
@@ -50,39 +50,42 @@ impl Keyring {
     /// A keyring that holds these epochs alone.
     #[must_use]
     pub fn holding(epochs: impl IntoIterator<Item = Arc<Epoch>>) -> Self {
-        Self::Open(Arc::new(epochs.into_iter().map(|epoch| (epoch.id(), Slot::Open(epoch))).collect()))
+        Self::Open(Arc::new(epochs.into_iter().map(|epoch| (epoch.id(), Slot::Open(vec![epoch]))).collect()))
     }
 
-    /// Opens what the identities open. Takes a listing and a small read per epoch.
+    /// Opens what the identities open. Takes a listing and a small read per key object; none for whoever
+    /// has no identity.
     ///
     /// # Errors
-    /// [`UnlockError::Key`] when they open nothing of an archive that has keys, or the archive is not
-    /// encrypted although there are identities; or when the store cannot be read.
+    /// As [`of`](Self::of), or when the store cannot be read.
     pub(crate) async fn unlock(
         store: &SourceStore,
         archive: Ulid,
         encrypted: bool,
         identities: &Identities,
     ) -> Result<Self, UnlockError> {
+        let is_needed = encrypted && !identities.is_empty();
+        let keys = if is_needed { read_keys(store, archive, identities).await? } else { Vec::new() };
+        Ok(Self::of(encrypted, identities, &keys)?)
+    }
+
+    /// What these identities have opened.
+    ///
+    /// # Errors
+    /// When they open nothing of an archive that has keys, or the archive is not encrypted although there
+    /// are identities.
+    pub(crate) fn of(encrypted: bool, identities: &Identities, keys: &[WrappedKey]) -> Result<Self, KeyError> {
         match (encrypted, identities.is_empty()) {
             (_, true) => return Ok(Self::closed(encrypted)),
-            (false, false) => return Err(KeyError::NotEncrypted.into()),
+            (false, false) => return Err(KeyError::NotEncrypted),
             (true, false) => {}
         }
         let mut slots: BTreeMap<EpochId, Slot> = BTreeMap::new();
-        for wrapping in wrappings(store).await? {
-            let slot = match wrapping.open(archive, identities) {
-                Ok(epoch) => Slot::Open(Arc::new(epoch)),
-                Err(Unopened::Locked) => Slot::Locked,
-                Err(Unopened::Damaged) => Slot::Damaged,
-            };
-            let better = |known: &Slot| slot.rank() > known.rank();
-            if slots.get(&wrapping.name.epoch).is_none_or(better) {
-                slots.insert(wrapping.name.epoch, slot);
-            }
+        for key in keys {
+            slots.entry(key.name.epoch).or_insert(Slot::Damaged).add(&key.opened);
         }
         if !slots.is_empty() && slots.values().all(|slot| matches!(slot, Slot::Locked)) {
-            return Err(KeyError::WrongIdentity { epochs: slots.len() }.into());
+            return Err(KeyError::WrongIdentity { epochs: slots.len() });
         }
         Ok(Self::Open(Arc::new(slots)))
     }
@@ -110,33 +113,34 @@ impl Keyring {
         if matches!(self, Self::Closed) { Err(KeyError::NoIdentity) } else { Ok(()) }
     }
 
-    /// The epochs that can be opened, oldest first, and those that cannot.
+    /// The data keys of each epoch that can be opened, oldest first, and the epochs that cannot.
     #[must_use]
-    pub fn epochs(&self) -> (Vec<Arc<Epoch>>, Vec<EpochId>) {
+    pub fn epochs(&self) -> (Vec<&[Arc<Epoch>]>, Vec<EpochId>) {
         let (mut open, mut closed) = (Vec::new(), Vec::new());
         let (Self::Open(slots) | Self::Partly(slots)) = self else { return (open, closed) };
         for (id, slot) in slots.iter() {
             match slot {
-                Slot::Open(epoch) => open.push(Arc::clone(epoch)),
+                Slot::Open(keys) => open.push(keys.as_slice()),
                 Slot::Locked | Slot::Damaged => closed.push(*id),
             }
         }
         (open, closed)
     }
 
-    /// An epoch's key; `None` where what cannot be opened stays as it is.
+    /// An epoch's data keys, of which the one with which an object is right is the writer's; none where
+    /// what cannot be opened stays as it is.
     ///
     /// # Errors
     /// When the epoch is not among those that the identities open.
-    pub(crate) fn epoch(&self, id: EpochId) -> Result<Option<&Epoch>, KeyError> {
+    pub(crate) fn data_keys(&self, id: EpochId) -> Result<&[Arc<Epoch>], KeyError> {
         let (slots, lenient) = match self {
             Self::Open(slots) => (slots, false),
             Self::Partly(slots) => (slots, true),
-            Self::Plain | Self::Closed => return Ok(None),
+            Self::Plain | Self::Closed => return Ok(&[]),
         };
         match slots.get(&id) {
-            Some(Slot::Open(epoch)) => Ok(Some(epoch)),
-            _ if lenient => Ok(None),
+            Some(Slot::Open(keys)) => Ok(keys),
+            _ if lenient => Ok(&[]),
             Some(Slot::Locked) => Err(KeyError::Locked(id)),
             Some(Slot::Damaged) => Err(KeyError::Damaged(id)),
             None => Err(KeyError::Missing(id)),
@@ -145,11 +149,17 @@ impl Keyring {
 }
 
 impl Slot {
-    fn rank(&self) -> u8 {
-        match self {
-            Self::Damaged => 0,
-            Self::Locked => 1,
-            Self::Open(_) => 2,
+    /// Takes in what came of one of the epoch's key objects.
+    fn add(&mut self, opened: &Result<Arc<Epoch>, Unopened>) {
+        match (self, opened) {
+            (Self::Open(known), Ok(key)) => {
+                if !known.iter().any(|known| known.is_same(key)) {
+                    known.push(Arc::clone(key));
+                }
+            }
+            (slot, Ok(key)) => *slot = Self::Open(vec![Arc::clone(key)]),
+            (slot @ Self::Damaged, Err(Unopened::Locked)) => *slot = Self::Locked,
+            (_, Err(_)) => {}
         }
     }
 }
@@ -165,35 +175,40 @@ pub enum UnlockError {
     Store(#[from] StoreError),
 }
 
-/// A wrapped key as it lies in the archive.
+/// A wrapped key as it lies in the archive, and what came of it.
 #[derive(Clone, Debug)]
-pub struct Wrapping {
-    /// Its name.
-    pub name: KeyName,
-    /// An age file, if it is sound.
-    pub object: Bytes,
+pub(crate) struct WrappedKey {
+    pub(crate) name: KeyName,
+    /// Length of its object.
+    pub(crate) bytes: u64,
+    pub(crate) opened: Result<Arc<Epoch>, Unopened>,
 }
 
-impl Wrapping {
-    /// Opens it, as a key of this archive.
-    ///
-    /// # Errors
-    /// [`Unopened`] when none of the identities gives the key of its epoch.
-    pub fn open(&self, archive: Ulid, identities: &Identities) -> Result<Epoch, Unopened> {
-        wrapping::open(self.name, &self.object, archive, identities)
-    }
-}
-
-/// Every wrapped key of an archive.
+/// Reads every wrapped key of an archive, in the order of their names, and opens what the identities open.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn wrappings(store: &SourceStore) -> Result<Vec<Wrapping>, StoreError> {
+pub(crate) async fn read_keys(
+    store: &SourceStore,
+    archive: Ulid,
+    identities: &Identities,
+) -> Result<Vec<WrappedKey>, StoreError> {
     let listed = store.list(&Folder::Keys).await?;
-    let names = listed.into_iter().filter_map(|(name, _)| match name {
-        ObjectName::Key(name) => Some(name),
-        _ => None,
-    });
-    let read = |name| async move { Ok(Wrapping { name, object: store.get(&ObjectName::Key(name)).await? }) };
-    concurrent::all(names.map(|name| read(name).boxed()).collect()).await
+    let mut names: Vec<(KeyName, u64)> = listed
+        .into_iter()
+        .filter_map(|(name, bytes)| match name {
+            ObjectName::Key(name) => Some((name, bytes)),
+            _ => None,
+        })
+        .collect();
+    names.sort_unstable();
+    let read = |(name, bytes): (KeyName, u64)| async move {
+        let opened = if bytes > KEY_OBJECT_BYTES_MAX {
+            Err(Unopened::TooLong)
+        } else {
+            name.open(&store.get(&ObjectName::Key(name)).await?, archive, identities).map(Arc::new)
+        };
+        Ok(WrappedKey { name, bytes, opened })
+    };
+    concurrent::all(names.into_iter().map(|key| read(key).boxed()).collect()).await
 }

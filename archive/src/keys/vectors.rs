@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ulid::Ulid;
 
 use super::epoch::derive;
-use super::{Epoch, EpochId, Identities, Keyring, wrapping};
+use super::{Epoch, EpochId, Identities, Keyring};
 use crate::chunk::{self, ChunkId};
 use crate::document;
 use crate::documents::{ChunkEntry, HistoryStart};
@@ -52,7 +52,7 @@ fn epoch() -> Epoch {
     std::fs::write(file.path(), &vectors["identity"]).unwrap();
     identities.add_file(file.path()).unwrap();
     let Some(ObjectName::Key(name)) = ObjectName::parse(&vectors["name of the key object"]) else { panic!() };
-    wrapping::open(name, &hex(&vectors["key object"]), ulid(&vectors["archive"]), &identities).unwrap()
+    name.open(&hex(&vectors["key object"]), ulid(&vectors["archive"]), &identities).unwrap()
 }
 
 fn keys() -> Keyring {

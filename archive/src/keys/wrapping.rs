@@ -9,6 +9,10 @@ use super::epoch::{Epoch, EpochId};
 use super::error::IdentityError;
 use super::identity::{Identities, Recipients};
 
+/// Longest key object that is read: more than one for [`RECIPIENTS_MAX`](super::identity::RECIPIENTS_MAX)
+/// takes, at a hundred bytes each.
+pub(super) const KEY_OBJECT_BYTES_MAX: u64 = 64 << 10;
+
 /// The name of a wrapped data key within `key/`. An epoch has one or more, each to other recipients.
 ///
 /// An age file has no checksum that could be told without an identity, and must have nothing around
@@ -41,33 +45,44 @@ impl KeyName {
     pub fn fits(&self, object: &[u8]) -> bool {
         crc32fast::hash(object) == self.crc32
     }
+
+    /// Opens the object of that name, as a key of this archive.
+    ///
+    /// # Errors
+    /// [`Unopened`] when none of the identities gives the key of its epoch.
+    pub fn open(&self, object: &[u8], archive: Ulid, identities: &Identities) -> Result<Epoch, Unopened> {
+        if !self.fits(object) {
+            return Err(Unopened::Checksum);
+        }
+        let text = identities.open(object).map_err(|error| match error {
+            age::DecryptError::NoMatchingKeys => Unopened::Locked,
+            _ => Unopened::Forged,
+        })?;
+        parse(self.epoch, archive, &text).ok_or(Unopened::Forged)
+    }
 }
 
 /// Why a wrapped key gives none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
     /// It is wrapped to others, as far as that shows.
+    #[error("wrapped to others")]
     Locked,
-    /// It is no key of that epoch and archive.
-    Damaged,
+    /// It is not what was put.
+    #[error("damaged: its checksum is not that in its name")]
+    Checksum,
+    /// It is not read at all.
+    #[error("damaged: it is longer than any key")]
+    TooLong,
+    /// It is what was put, and no key of that epoch and archive.
+    #[error("forged: its checksum is right, but it holds no key of this epoch and archive")]
+    Forged,
 }
 
 /// Wraps an epoch's data key: its object, and the object's name.
 pub(super) fn wrap(epoch: &Epoch, recipients: &Recipients) -> Result<(KeyName, Vec<u8>), IdentityError> {
     let object = recipients.wrap(text_of(epoch).as_bytes())?;
     Ok((KeyName { epoch: epoch.id(), crc32: crc32fast::hash(&object) }, object))
-}
-
-/// Opens a wrapped key of an archive.
-pub(super) fn open(name: KeyName, object: &[u8], archive: Ulid, identities: &Identities) -> Result<Epoch, Unopened> {
-    if !name.fits(object) {
-        return Err(Unopened::Damaged);
-    }
-    let text = identities.open(object).map_err(|error| match error {
-        age::DecryptError::NoMatchingKeys => Unopened::Locked,
-        _ => Unopened::Damaged,
-    })?;
-    parse(name.epoch, archive, &text).ok_or(Unopened::Damaged)
 }
 
 /// What an age file holds: one line, that a person may have to read.

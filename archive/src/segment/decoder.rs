@@ -8,7 +8,7 @@ use super::block::{self, Block};
 use super::encoder::block_cipher;
 use super::header::{DecodedHeader, SegmentHeader};
 use super::trailer::{self, Trailer};
-use crate::keys::{KeyError, Keyring};
+use crate::keys::{Epoch, KeyError, Keyring};
 use crate::layout::SegmentName;
 use crate::position::Offset;
 use crate::time::Timestamp;
@@ -66,6 +66,8 @@ pub struct Segment {
     pub blocks: Vec<Block>,
     /// What it says of itself last.
     pub trailer: Trailer,
+    /// Whether its MAC was found right.
+    authentic: bool,
 }
 
 impl SegmentError {
@@ -106,26 +108,41 @@ impl Segment {
         if encrypted != keys.is_encrypted() {
             return Err(SegmentError::Mode { encrypted });
         }
-        let mut segment = Self { header, blocks, trailer };
+        let mut segment = Self { header, blocks, trailer, authentic: false };
         segment.open(bytes, core_bytes, keys)?;
         Ok(segment)
     }
 
     fn open(&mut self, bytes: &Bytes, core_bytes: usize, keys: &Keyring) -> Result<(), SegmentError> {
         let Some((encryption, seal)) = self.header.encryption.zip(self.trailer.seal) else { return Ok(()) };
-        let Some(sealing) = keys.epoch(seal.epoch)? else { return Ok(()) };
-        if !sealing.is_segment_mac(&bytes[..trailer::mac_at(bytes.len())], &seal.mac) {
+        let sealers = keys.data_keys(seal.epoch)?;
+        if sealers.is_empty() {
+            return Ok(());
+        }
+        let guarded = &bytes[..trailer::mac_at(bytes.len())];
+        if !sealers.iter().any(|key| key.is_segment_mac(guarded, &seal.mac)) {
             return Err(SegmentError::Forged);
         }
-        let Some(epoch) = keys.epoch(encryption.epoch)? else { return Ok(()) };
-        let Some(cipher) = block_cipher(&self.header, epoch, &bytes[..core_bytes]) else { return Ok(()) };
-        (0..).zip(&mut self.blocks).try_for_each(|(number, block)| block.open(number, &cipher))
+        self.authentic = true;
+        let keys = keys.data_keys(encryption.epoch)?;
+        if keys.is_empty() || keys.iter().any(|key| self.open_blocks(key, &bytes[..core_bytes])) {
+            return Ok(());
+        }
+        Err(SegmentError::Forged)
     }
 
-    /// Whether its contents cannot be read, for want of a key.
+    /// Whether all blocks have been encrypted with that key: they are open then.
+    fn open_blocks(&mut self, key: &Epoch, core: &[u8]) -> bool {
+        let Some(cipher) = block_cipher(&self.header, key, core) else { return false };
+        (0..).zip(&mut self.blocks).all(|(number, block)| block.open(number, &cipher).is_ok())
+    }
+
+    /// Whether, for want of a key, its contents cannot be read, or nobody could tell that it is authentic:
+    /// an empty one has no contents, and vouches for time all the same.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
-        self.blocks.iter().any(Block::is_sealed)
+        let unproven = self.header.encryption.is_some() && !self.authentic;
+        unproven || self.blocks.iter().any(Block::is_sealed)
     }
 
     /// State of the stream's parser at its end.
@@ -210,7 +227,7 @@ impl Recovered {
 pub fn recover(bytes: &Bytes) -> Result<Recovered, SegmentError> {
     let DecodedHeader { header, bytes: blocks_at, .. } = SegmentHeader::decode(bytes)?;
     let sealed = header.encryption.is_some();
-    if let Ok(Segment { header, blocks, trailer }) = Segment::decode(bytes, &Keyring::closed(sealed)) {
+    if let Ok(Segment { header, blocks, trailer, .. }) = Segment::decode(bytes, &Keyring::closed(sealed)) {
         return Ok(Recovered { end: trailer.end, header, blocks, trailer: Some(trailer) });
     }
     let mut rest = bytes.slice(blocks_at..);

@@ -212,11 +212,15 @@ fn is_decoded(name: &str, bytes: &Bytes) -> bool {
     fn is<D: Document>(bytes: &[u8]) -> bool {
         document::decode::<D>(bytes).is_ok()
     }
+    fn is_signed<D: Document>(bytes: &[u8]) -> bool {
+        let decode = |keys| document::decode_signed::<D>(bytes, &ObjectName::Marker, &keys).is_ok();
+        decode(Keyring::Plain) || decode(Keyring::Closed)
+    }
     match kind(name) {
         "archive" => is::<Marker>(bytes),
         "term" => is::<TermClaim>(bytes),
-        "history" => is::<HistoryStart>(bytes),
-        "snapshot" => is::<Manifest>(bytes),
+        "history" => is_signed::<HistoryStart>(bytes),
+        "snapshot" => is_signed::<Manifest>(bytes),
         "audit" => is::<AuditEntry>(bytes),
         "chunk" => chunk::check(bytes).is_ok(),
         "log" => Segment::decode(bytes, &Keyring::closed(bytes.get(10) == Some(&1))).is_ok(),

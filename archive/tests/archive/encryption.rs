@@ -2,11 +2,12 @@
 
 use redwind_archive::catalog::{Catalog, CatalogError};
 use redwind_archive::documents::Marker;
-use redwind_archive::keys::{Identities, KeyError, NewIdentity, Recipients, rewrap};
+use redwind_archive::keys::{Epoch, Identities, KeyError, KeyName, NewIdentity, Recipients, rewrap};
 use redwind_archive::layout::ObjectName;
 use redwind_archive::plan::{PlanError, Target};
 use redwind_archive::testing::{Objects, Writer, at, read};
-use redwind_archive::verify::{Report, Severity, verify};
+use redwind_archive::verify::{Finding, Report, Severity, verify};
+use ulid::Ulid;
 
 use crate::{planned_as, started_for};
 
@@ -136,7 +137,7 @@ async fn a_further_recipient_reads_what_was_encrypted_before() {
     let writer = archive(&owner.recipients());
     let store = writer.objects.store().await.unwrap();
     let keys = Catalog::open(&store, &owner.identities()).await.unwrap().keys;
-    assert_eq!(rewrap(&store, &keys, &auditor.recipients()).await.unwrap(), 2);
+    rewrap(&store, &keys, &auditor.recipients()).await.unwrap();
     for identity in [&owner, &auditor] {
         let report = verify(&store, &identity.identities(), |_| {}).await.unwrap();
         assert_eq!((report.findings.len(), report.undecrypted), (0, 0));
@@ -157,4 +158,91 @@ async fn after_a_change_of_recipients_each_epoch_is_its_own_recipients() {
     let mut both = before.identities();
     both.extend(after.identities());
     assert_eq!(verified(&writer.objects, &both).await.undecrypted, 0);
+}
+
+/// Only whoever has its key could tell whether it was the archive's writer who vouched for the time.
+#[tokio::test]
+async fn an_empty_segment_under_a_strangers_key_is_not_called_sound() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let mut stranger = writer.succeed_for(&NewIdentity::generate().recipients());
+    stranger.idle(at(1000.0));
+    let report = verified(&writer.objects, &owner.identities()).await;
+    assert_eq!(report.undecrypted, 1, "{:?}", report.findings);
+    let Some(Finding { problem, .. }) = report.findings.first() else { panic!("nothing is said") };
+    let epoch = keys(&writer.objects).iter().map(|key| key_name(key).epoch).max().unwrap();
+    assert!(problem.contains(&format!("that opens key epoch {epoch}:")), "{problem}");
+}
+
+/// Another key of an epoch that there is, put by one who knows the recipient; it is listed before the
+/// genuine one, or behind it.
+fn put_false_key(objects: &Objects, genuine: KeyName, archive: Ulid, owner: &NewIdentity, first: bool) -> String {
+    let fits = |name: &KeyName| (*name < genuine) == first;
+    let made = || Epoch::generate(genuine.epoch, archive).wrap(&owner.recipients()).unwrap();
+    let (name, object) = std::iter::repeat_with(made).find(|(name, _)| fits(name)).unwrap();
+    let name = ObjectName::Key(name);
+    objects.put(&name, object);
+    name.to_string()
+}
+
+fn keys(objects: &Objects) -> Vec<String> {
+    objects.names().into_iter().filter(|name| name.starts_with("key/")).collect()
+}
+
+fn key_name(text: &str) -> KeyName {
+    match ObjectName::parse(text) {
+        Some(ObjectName::Key(name)) => name,
+        other => panic!("{other:?} is no key"),
+    }
+}
+
+#[tokio::test]
+async fn a_second_key_of_an_epoch_hides_nothing_and_is_named() {
+    let (owner, auditor) = (NewIdentity::generate(), NewIdentity::generate());
+    for first in [true, false] {
+        let writer = archive(&owner.recipients());
+        let mut expected = Vec::new();
+        for genuine in keys(&writer.objects) {
+            let put = put_false_key(&writer.objects, key_name(&genuine), writer.archive, &owner, first);
+            expected.extend([genuine, put]);
+        }
+        expected.sort();
+        let report = verified(&writer.objects, &owner.identities()).await;
+        assert_eq!(damaged(&report), expected, "{:?}", report.findings);
+        assert_eq!((report.segments, report.snapshots, report.undecrypted), (4, 2, 0));
+        let plan = planned_as(&writer.objects, &owner.identities(), Target::Latest, None).await.unwrap();
+        assert_eq!(plan.cut.offset, writer.end());
+
+        let store = writer.objects.store().await.unwrap();
+        let keys = Catalog::open(&store, &owner.identities()).await.unwrap().keys;
+        assert_eq!(keys.epochs().0.len(), 2);
+        rewrap(&store, &keys, &auditor.recipients()).await.unwrap();
+        let report = verify(&store, &auditor.identities(), |_| {}).await.unwrap();
+        assert!(damaged(&report).iter().all(|name| name.starts_with("key/")), "{:?}", report.findings);
+        assert_eq!((report.segments, report.snapshots, report.undecrypted), (4, 2, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_key_object_longer_than_any_is_damaged_and_does_not_matter() {
+    let owner = NewIdentity::generate();
+    let writer = archive(&owner.recipients());
+    let genuine = keys(&writer.objects).remove(0);
+    let object = vec![b'a'; 65 << 10];
+    let long = ObjectName::Key(KeyName { crc32: crc32fast::hash(&object), ..key_name(&genuine) }).to_string();
+    writer.objects.put(&long, object);
+    for identities in [Identities::none(), owner.identities()] {
+        let report = verified(&writer.objects, &identities).await;
+        assert_eq!(damaged(&report), [long.as_str()], "{:?}", report.findings);
+    }
+    planned_as(&writer.objects, &owner.identities(), Target::Latest, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_alone_are_an_archive_that_has_lost_its_marker() {
+    let writer = archive(&NewIdentity::generate().recipients());
+    for name in writer.objects.names().iter().filter(|name| !name.starts_with("key/")) {
+        writer.objects.remove(name);
+    }
+    assert_eq!(damaged(&verified(&writer.objects, &Identities::none()).await), ["archive"]);
 }

@@ -37,11 +37,14 @@ pub(crate) async fn run(args: RewrapArgs) -> anyhow::Result<Status> {
     }
     let store = args.archive.open().await?;
     let catalog = Catalog::open(&store, &identities).await?;
-    let epochs = rewrap(&store, &catalog.keys, &recipients).await?;
+    let (open, closed) = catalog.keys.epochs();
+    let epochs = open.len() as u64;
     let event = AuditEvent::Rewrap { recipients: recipients.texts(), epochs };
+    // First, so that nobody can be let in without an entry.
     audit::put(&store, &AuditEntry::now(catalog.marker.archive, event)).await?;
+    rewrap(&store, &catalog.keys, &recipients).await?;
     writeln!(std::io::stdout().lock(), "source {}: the keys of {epochs} epochs are wrapped to them", store.name())?;
-    match catalog.keys.epochs().1.first() {
+    match closed.first() {
         Some(epoch) => Err(KeyError::Locked(*epoch).into()),
         None => Ok(Status::Done),
     }

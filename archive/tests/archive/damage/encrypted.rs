@@ -153,7 +153,8 @@ async fn what_cannot_be_opened_is_counted() {
     sample.objects.remove(key(&sample.objects));
     sample.objects.put(key(&stranger), stranger.get(&key(&stranger)));
     let report = verified_by(&sample.objects, &sample.owner.identities()).await;
-    assert!(report.undecrypted > 0 && report.unauthenticated > 0, "{report:?}");
+    assert_eq!(report.undecrypted, 8 + 3, "the first writer's segments, two of them empty, and chunks");
+    assert_eq!(report.unauthenticated, 2, "its history and its manifest");
     assert!(report.findings.iter().any(|finding| finding.problem.contains("not decrypted")));
 }
 
