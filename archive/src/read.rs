@@ -85,13 +85,14 @@ pub fn decode(
     let segment = Segment::decode(bytes, keys).map_err(damaged)?;
     segment.check_name(name).map_err(damaged)?;
     let header = &segment.header;
-    let reading = if header.late_since.is_some() { Reading::Late } else { Reading::Live };
-    let belongs = (header.archive, header.history, header.term, reading);
-    if belongs == (marker.archive, page.history, page.term, page.reading) {
+    let late_since = (page.reading == Reading::Late).then_some(page.time);
+    let belongs = (header.archive, header.history, header.term, header.late_since);
+    if belongs == (marker.archive, page.history, page.term, late_since) {
         Ok(segment)
     } else {
+        let reading = header.late_since.map_or("live".to_owned(), |since| format!("late, since {since}"));
         let belongs =
-            format!("history {}, term {} of archive {} ({reading:?})", header.history, header.term, header.archive);
+            format!("history {}, term {} of archive {} ({reading})", header.history, header.term, header.archive);
         Err(ReadError::Misplaced { object: object(), belongs })
     }
 }

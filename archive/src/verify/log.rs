@@ -54,7 +54,7 @@ pub(super) async fn check(
                         if let Some(snapshot) = segment.header.snapshot {
                             mentions.snapshots.entry(snapshot).or_insert_with(|| object.clone());
                         }
-                        replay.push(&object, page, &name, &segment, report);
+                        replay.push(&object, &name, &segment, report);
                     }
                 }
                 Err(ReadError::Store(error)) => return Err(error),
@@ -176,14 +176,7 @@ impl Replay {
         self.at_start = false;
     }
 
-    fn push(
-        &mut self,
-        object: &ObjectName,
-        page: &PageName,
-        name: &SegmentName,
-        segment: &Segment,
-        report: &mut Report,
-    ) {
+    fn push(&mut self, object: &ObjectName, name: &SegmentName, segment: &Segment, report: &mut Report) {
         report.segments += 1;
         self.reach(name.start, object.to_string(), report);
         if self.at_start && segment.header.predecessor.is_some() {
@@ -193,9 +186,6 @@ impl Replay {
         if let Err(error) = self.chain.push(&segment.header, &segment.trailer) {
             report.damage(object, error);
             self.chain = Chain::new();
-        }
-        if segment.header.late_since.is_some_and(|since| since != page.time) {
-            report.damage(object, "its blur begins at another instant than its page's name says");
         }
         if self.framer.as_ref().is_some_and(|state| *state != segment.header.framer) {
             report.damage(object, "its header has another state of the stream's parser than what precedes it gives");

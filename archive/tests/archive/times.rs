@@ -190,3 +190,19 @@ async fn a_blur_goes_on_over_pages_and_terms() {
     }
     assert!(planned(&writer.objects, time(61.0)).await.is_ok());
 }
+
+/// The edge of a blur stands in its page's name, which anybody could change, and in its segments.
+#[tokio::test]
+async fn a_blur_is_not_believed_to_begin_where_its_page_alone_says() {
+    let (writer, ..) = interrupted();
+    for (forged, inside) in [(5.0, 7.0), (44.0, 46.0)] {
+        let copy = writer.objects.copy();
+        for name in copy.names().iter().filter(|name| name.contains("-late/")) {
+            let renamed = name.replacen(&format!("{:016}-late", at(10.0).0), &format!("{:016}-late", at(forged).0), 1);
+            copy.put(renamed, copy.get(name));
+            copy.remove(name);
+        }
+        let refused = planned(&copy, time(inside)).await.unwrap_err();
+        assert!(refused.is_damage() && refused.to_string().contains("misplaced"), "{refused}");
+    }
+}
