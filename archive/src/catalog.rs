@@ -25,7 +25,7 @@ use crate::store::{SourceStore, StoreError};
 
 pub use log::{Closure, HistoryLog, Run};
 pub use lost::LostHistory;
-pub use summary::{Blur, Gap, SnapshotSummary, Summary, Window};
+pub use summary::{Blur, Gap, LockedHistory, SnapshotSummary, Summary, Window};
 
 /// Why an archive could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub struct Catalog {
     pub keys: Keyring,
     /// Its histories, oldest first: the last is the one that was written to last.
     pub histories: Vec<HistoryLog>,
-    /// Histories whose document is lost; nothing of them can be restored.
+    /// Histories whose document is lost, or locked to others; nothing of them can be restored.
     pub lost: Vec<LostHistory>,
 }
 
@@ -163,7 +163,7 @@ type Found = (HistoryId, Result<HistoryStart, StoreError>);
 
 async fn find_history(store: &SourceStore, keys: &Keyring, history: HistoryId) -> Result<Found, StoreError> {
     match read_history(store, keys, history).await {
-        Err(error) if error.is_newer() || !(error.is_damage() || error.is_absent()) => Err(error),
+        Err(error) if error.is_newer() || !error.is_loss() => Err(error),
         found => Ok((history, found.map(|signed| signed.document))),
     }
 }

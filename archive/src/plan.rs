@@ -288,7 +288,7 @@ impl<'a> Planner<'a> {
             newer: log.snapshots.get(newest + 1).cloned(),
         };
         let snapshot = match self.catalog.manifest(self.store, name).await {
-            Err(source) if source.is_damage() || source.is_absent() => {
+            Err(source) if source.is_loss() => {
                 return Err(PlanError::Snapshot { beside: Box::new(beside), source });
             }
             manifest => manifest?,

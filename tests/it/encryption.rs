@@ -54,9 +54,13 @@ fn seen_by(store: &StoreAddress, owners: &[&Owner]) -> StoreAddress {
 
 /// A restore to the newest state that is refused: its message.
 fn refused(store: &StoreAddress) -> String {
+    refused_to(store, "latest")
+}
+
+fn refused_to(store: &StoreAddress, target: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("data");
-    let refused = restore(store, "latest", &["--aof", to.to_str().unwrap()]).expect(2);
+    let refused = restore(store, target, &["--aof", to.to_str().unwrap()]).expect(2);
     assert!(!to.exists(), "nothing appears at the destination");
     refused.stderr
 }
@@ -230,6 +234,43 @@ fn recipients_can_change(flavor: &Flavor) {
     assert!(audited.contains(&format!("keys of 1 epochs wrapped to {}", new.recipient)), "{audited}");
 }
 on_each_flavor!(recipients_can_change: redis_7_0);
+
+/// After a change, what is locked to the new recipient does not keep from them what is theirs.
+fn a_new_identity_restores_the_history_that_began_under_it(flavor: &Flavor) {
+    let (former, new) = (Owner::new(), Owner::new());
+    let recipients = former.folder.path().join("recipients");
+    std::fs::write(&recipients, &former.recipient).unwrap();
+    let server = patient_server(flavor);
+    let mut cli = server.cli();
+    let arguments = [QUICK, &["--recipients-file", recipients.to_str().unwrap()]].concat();
+    let mut following = Following::start_with(&server, &arguments);
+    cli.command(&["SET", "key", "before"]);
+    following.wait_durable(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+    std::fs::write(&recipients, &new.recipient).unwrap();
+    cli.command(&["DEBUG", "CHANGE-REPL-ID"]);
+    following.agent.start_again();
+    following.agent.wait_ready();
+    cli.command(&["SET", "key", "after"]);
+    following.wait_durable(&server);
+    assert_eq!(following.agent.stop().code(), Some(0));
+
+    let bare = following.store.clone();
+    let windows = following.list()["windows"].take();
+    let until = windows[0]["complete_until"].as_str().expect("the first history has a window");
+    following.store = seen_by(&bare, &[&new]);
+    assert_eq!(following.restored("latest").get("key"), "after");
+    let listed = following.list();
+    assert_eq!(listed["locked_histories"][0]["history"], windows[0]["history"], "{listed}");
+    assert_eq!(listed["windows"].as_array().map(Vec::len), Some(1), "{listed}");
+    let locked = refused_to(&following.store, until);
+    assert!(locked.contains("is locked") && locked.contains("redwind rewrap"), "{locked}");
+
+    following.store = seen_by(&bare, &[&former]);
+    assert_eq!(following.restored(until).get("key"), "before");
+    assert!(refused(&following.store).contains("is locked"));
+}
+on_each_flavor!(a_new_identity_restores_the_history_that_began_under_it: redis_7_0);
 
 /// The same over the wire to a bucket.
 fn an_encrypted_archive_in_a_bucket(flavor: &Flavor) {

@@ -1,7 +1,9 @@
-//! Histories of which only names are left: their document is missing or damaged.
+//! Histories of which only names are left: their document is missing or damaged, or signed under an epoch
+//! that is locked to whoever reads.
 
 use std::sync::Arc;
 
+use crate::keys::EpochId;
 use crate::layout::{ManifestName, PageName};
 use crate::position::{HistoryId, Term};
 use crate::store::StoreError;
@@ -34,6 +36,12 @@ impl LostHistory {
             manifests.iter().filter(|manifest| manifest.history == history).cloned().collect();
         snapshots.sort_by_key(|manifest| (manifest.offset, manifest.time));
         Self { history, pages, snapshots, problem }
+    }
+
+    /// The epoch under which its document is signed, where it is only locked to whoever reads.
+    #[must_use]
+    pub fn locked(&self) -> Option<EpochId> {
+        self.problem.locked_epoch()
     }
 
     /// The newest term that is known to have written to it.

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use serde::Serialize;
 
-use super::{Catalog, HistoryLog, Run};
+use super::{Catalog, HistoryLog, LostHistory, Run};
 use crate::concurrent;
 use crate::documents::{Cause, Manifest};
+use crate::keys::EpochId;
 use crate::layout::{ManifestName, ObjectName, PageName, SegmentName};
 use crate::position::{HistoryId, Offset};
 use crate::segment::Trailer;
@@ -75,8 +76,24 @@ pub struct SnapshotSummary {
     pub rdb_bytes: Option<u64>,
     /// Length of its objects; `None` when the manifest cannot be read.
     pub stored_bytes: Option<u64>,
+    /// Whether that is because its manifest is signed under an epoch whose key is wrapped to others.
+    pub locked: bool,
     /// Why it was taken; `None` when the manifest cannot be read.
     pub reason: Option<crate::documents::SnapshotReason>,
+}
+
+/// A history that another identity opens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LockedHistory {
+    /// The history.
+    pub history: HistoryId,
+    /// The epoch under which its document is signed.
+    #[serde(serialize_with = "epoch_as_text")]
+    pub epoch: EpochId,
+}
+
+fn epoch_as_text<S: serde::Serializer>(epoch: &EpochId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(epoch)
 }
 
 /// What an archive offers to restore.
@@ -92,6 +109,9 @@ pub struct Summary {
     pub snapshots: Vec<SnapshotSummary>,
     /// Histories of which nothing can be restored, because their document is lost.
     pub lost_histories: Vec<HistoryId>,
+    /// Histories of which this identity can restore nothing, because their document is signed under an
+    /// epoch whose key is wrapped to others.
+    pub locked_histories: Vec<LockedHistory>,
     /// The oldest pages of the log, which were not looked into: a segment that is missing inside one
     /// is found by a plan that needs it, and by `verify`.
     pub pages_not_looked_into: usize,
@@ -153,6 +173,7 @@ impl Catalog {
         let (restorable, blurs, snapshots) = futures::try_join!(windows, blurs, snapshots)?;
         let windows: Vec<Window> = restorable.iter().flat_map(|log| log.windows.clone()).collect();
         let blurs = blurs.concat();
+        let locked = |lost: &LostHistory| lost.locked().map(|epoch| LockedHistory { history: lost.history, epoch });
         let mut gaps = self.gaps(&windows);
         gaps.extend(restorable.iter().filter_map(Restorable::cut_off));
         gaps.sort_by_key(|gap| (gap.began, gap.from));
@@ -161,15 +182,16 @@ impl Catalog {
             windows,
             blurs,
             snapshots,
-            lost_histories: self.lost.iter().map(|lost| lost.history).collect(),
+            lost_histories: self.lost.iter().filter(|lost| lost.locked().is_none()).map(|lost| lost.history).collect(),
+            locked_histories: self.lost.iter().filter_map(locked).collect(),
             pages_not_looked_into: self.histories.iter().map(HistoryLog::pages_not_looked_into).sum(),
         })
     }
 
     async fn summarise(&self, store: &SourceStore, name: &ManifestName) -> Result<SnapshotSummary, StoreError> {
-        let manifest: Option<Manifest> = match self.manifest(store, name).await {
-            Ok(manifest) => Some(manifest),
-            Err(error) if error.is_damage() || error.is_absent() => None,
+        let (manifest, locked): (Option<Manifest>, bool) = match self.manifest(store, name).await {
+            Ok(manifest) => (Some(manifest), false),
+            Err(error) if error.is_loss() => (None, error.locked_epoch().is_some()),
             Err(error) => return Err(error),
         };
         Ok(SnapshotSummary {
@@ -179,6 +201,7 @@ impl Catalog {
             time: name.time,
             rdb_bytes: manifest.as_ref().map(|manifest| manifest.rdb_bytes),
             stored_bytes: manifest.as_ref().map(|manifest| manifest.stored_bytes),
+            locked,
             reason: manifest.as_ref().map(|manifest| manifest.reason),
         })
     }

@@ -9,6 +9,7 @@ use crate::keys::KeyError;
 use crate::layout::ManifestName;
 use crate::position::{HistoryId, Offset, Position};
 use crate::read::ReadError;
+use crate::segment::SegmentError;
 use crate::store::StoreError;
 use crate::time::Timestamp;
 
@@ -140,10 +141,10 @@ pub enum PlanError {
         /// The oldest snapshot behind it.
         after: Option<ManifestName>,
     },
-    /// What was asked for may lie in a history whose document is lost.
+    /// What was asked for may lie in a history whose document is lost or locked.
     #[error(
-        "history {history} may be the one that is asked for, and its document is lost; to restore from another one, \
-         choose it with --history"
+        "history {history} may be the one that is asked for, and its document is {}; to restore from another one, \
+         choose it with --history", if source.locked_epoch().is_some() { "locked" } else { "lost" }
     )]
     LostHistory {
         /// The history.
@@ -159,8 +160,11 @@ pub enum PlanError {
         /// The history of the target.
         history: HistoryId,
     },
-    /// The manifest of the snapshot to build on is damaged.
-    #[error("the snapshot to build on is damaged{}", .beside.describe())]
+    /// The manifest of the snapshot to build on is damaged or locked.
+    #[error(
+        "the snapshot to build on is {}{}", if source.locked_epoch().is_some() { "locked" } else { "damaged" },
+        .beside.describe()
+    )]
     Snapshot {
         /// Ways round.
         beside: Box<SnapshotsBeside>,
@@ -230,11 +234,19 @@ impl PlanError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Hole { .. } | Self::Stream { .. } | Self::LostHistory { .. } | Self::Snapshot { .. } => true,
+            Self::Hole { .. } | Self::Stream { .. } => true,
+            Self::LostHistory { source, .. } => source.locked_epoch().is_none(),
+            Self::Snapshot { source, .. } => source.locked_epoch().is_none(),
             Self::Read(error) => error.is_damage(),
             Self::Store(error) => error.is_damage() || error.is_absent(),
             _ => false,
         }
+    }
+
+    /// Whether a segment cannot be read because its key is wrapped to others.
+    pub(super) fn is_locked(&self) -> bool {
+        let Self::Read(ReadError::Damaged { source, .. }) = self else { return false };
+        matches!(source, SegmentError::Key(KeyError::Locked(_)))
     }
 
     /// Whether the target cannot be restored, or not without being told more.

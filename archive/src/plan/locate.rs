@@ -257,7 +257,8 @@ impl<'a> Locator<'a> {
         match scanned {
             // The snapshot there needs nothing before it.
             Err(error)
-                if error.is_damage() && self.log.snapshots.iter().any(|snapshot| snapshot.offset == boundary) =>
+                if (error.is_damage() || error.is_locked())
+                    && self.log.snapshots.iter().any(|snapshot| snapshot.offset == boundary) =>
             {
                 return Ok(unnamed);
             }

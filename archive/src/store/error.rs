@@ -1,6 +1,7 @@
 //! What can go wrong with the store, by what the caller must do.
 
 use crate::document::DocumentError;
+use crate::keys::{EpochId, KeyError};
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,24 @@ impl StoreError {
     #[must_use]
     pub fn is_newer(&self) -> bool {
         matches!(self, Self::Damaged { source, .. } if matches!(**source, DocumentError::Newer { .. }))
+    }
+
+    /// The epoch whose key is wrapped to others, where that is why an object cannot be used.
+    #[must_use]
+    pub fn locked_epoch(&self) -> Option<EpochId> {
+        match self {
+            Self::Damaged { source, .. } => match **source {
+                DocumentError::Key(KeyError::Locked(epoch)) => Some(epoch),
+                _ => None,
+            },
+            Self::Request { .. } => None,
+        }
+    }
+
+    /// Whether the object is there or was, and cannot be used: absent, damaged, or locked to others.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        self.is_damage() || self.is_absent() || self.locked_epoch().is_some()
     }
 
     /// Whether an object was found damaged.

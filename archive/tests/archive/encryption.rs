@@ -1,7 +1,7 @@
 //! Encrypted archives: who can read them, and that nobody else can change them unseen.
 
-use redwind_archive::catalog::{Catalog, CatalogError};
-use redwind_archive::documents::Marker;
+use redwind_archive::catalog::{Catalog, CatalogError, SnapshotSummary};
+use redwind_archive::documents::{Cause, Marker};
 use redwind_archive::keys::{Epoch, Identities, KeyError, KeyName, NewIdentity, Recipients, rewrap};
 use redwind_archive::layout::ObjectName;
 use redwind_archive::plan::{PlanError, Target};
@@ -245,4 +245,60 @@ async fn keys_alone_are_an_archive_that_has_lost_its_marker() {
         writer.objects.remove(name);
     }
     assert_eq!(damaged(&verified(&writer.objects, &Identities::none()).await), ["archive"]);
+}
+
+/// A history under one identity, then one under another, which has a snapshot.
+fn rotated(before: &NewIdentity, after: &NewIdentity) -> Writer {
+    let (mut writer, _) = started_for(&before.recipients());
+    writer.segment(&[read(1.0, "SET a 1")]);
+    let mut writer = writer.succeed_for(&after.recipients());
+    writer.begin_history(5000, at(50.0), Cause::BacklogLost);
+    writer.snapshot(at(50.0));
+    writer.segment(&[read(51.0, "SET b 1")]);
+    writer
+}
+
+fn assert_locked(refused: &PlanError) {
+    let chain = std::iter::successors(Some(refused as &dyn std::error::Error), |error| error.source());
+    let told = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    assert!(!refused.is_damage() && !refused.is_refusal(), "{told}");
+    assert!(told.contains("locked") && told.contains("key epoch") && told.contains("redwind rewrap"), "{told}");
+}
+
+#[tokio::test]
+async fn after_a_rotation_either_identity_restores_what_is_its_own() {
+    let (before, after) = (NewIdentity::generate(), NewIdentity::generate());
+    let writer = rotated(&before, &after);
+    for target in [Target::Latest, Target::Time(at(50.5))] {
+        let plan = planned_as(&writer.objects, &after.identities(), target, None).await.unwrap();
+        assert!(plan.snapshot.time == at(50.0));
+    }
+    for (identity, target) in [(&after, at(0.5)), (&before, at(50.5))] {
+        let refused = planned_as(&writer.objects, &identity.identities(), Target::Time(target), None).await;
+        assert_locked(&refused.unwrap_err());
+    }
+    let store = writer.objects.store().await.unwrap();
+    let summary = opened(&writer.objects, &after.identities()).await.unwrap().summary(&store).await.unwrap();
+    assert_eq!((summary.windows.len(), summary.lost_histories.len(), summary.locked_histories.len()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_locked_snapshot_is_passed_over_where_another_will_do() {
+    let (owner, stranger) = (NewIdentity::generate(), NewIdentity::generate());
+    let (writer, _) = started_for(&owner.recipients());
+    let mut writer = writer.succeed_for(&stranger.recipients());
+    writer.segment(&[read(1.0, "SET a 1")]);
+    writer.snapshot(at(2.0));
+    let mut writer = writer.succeed_for(&owner.recipients());
+    writer.snapshot(at(4.0));
+    let (objects, identities) = (&writer.objects.clone(), owner.identities());
+    assert_eq!(planned_as(objects, &identities, Target::Latest, None).await.unwrap().snapshot.time, at(4.0));
+    writer.segment(&[read(5.0, "SET b 1")]);
+    assert_eq!(planned_as(objects, &identities, Target::Latest, None).await.unwrap().cut.offset, writer.end());
+    assert_eq!(planned_as(objects, &identities, Target::Time(at(0.0)), None).await.unwrap().snapshot.time, at(0.0));
+    assert_locked(&planned_as(objects, &identities, Target::Time(at(2.0)), None).await.unwrap_err());
+    let store = objects.store().await.unwrap();
+    let summary = opened(objects, &identities).await.unwrap().summary(&store).await.unwrap();
+    let readable = |snapshot: &SnapshotSummary| snapshot.rdb_bytes.is_some();
+    assert_eq!(summary.snapshots.iter().map(readable).collect::<Vec<_>>(), [true, false, true]);
 }

@@ -5,7 +5,7 @@ mod audit;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use redwind_archive::catalog::{Catalog, Summary};
+use redwind_archive::catalog::{Catalog, LockedHistory, Summary};
 use redwind_archive::documents::HistoryStart;
 use redwind_archive::keys::Identities;
 use redwind_archive::store::SourceStore;
@@ -100,6 +100,10 @@ fn show(listing: &Listing) -> Result<String, std::fmt::Error> {
     for history in &summary.lost_histories {
         writeln!(out, "\nDAMAGE: the document of history {history} is lost; nothing of it can be restored")?;
     }
+    for LockedHistory { history, epoch } in &summary.locked_histories {
+        writeln!(out, "\nLOCKED: history {history} is restored by an identity that opens key epoch {epoch}, or after")?;
+        writeln!(out, "its owner has run redwind rewrap; nothing of it is shown here")?;
+    }
     if summary.pages_not_looked_into > 0 {
         let pages = summary.pages_not_looked_into;
         writeln!(out, "\nThe {pages} oldest pages of the log were not looked into: redwind verify reads everything.")?;
@@ -156,8 +160,9 @@ fn show_snapshots(out: &mut String, summary: &Summary) -> std::fmt::Result {
         return Ok(());
     }
     let mut table = screen::table(["time", "rdb", "stored", "offset", "snapshot"]);
-    let size = |count: Option<u64>| count.map_or_else(|| "damaged".to_owned(), bytes);
     for snapshot in &summary.snapshots {
+        let unreadable = || if snapshot.locked { "locked" } else { "damaged" }.to_owned();
+        let size = |count: Option<u64>| count.map_or_else(unreadable, bytes);
         table.add_row([
             snapshot.time.to_string(),
             size(snapshot.rdb_bytes),
