@@ -37,6 +37,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 ULID = "[0-9A-HJKMNP-TV-Z]{26}"
 BLOCK_MAX = 16 << 20
 UNDER_WAY = 8  # segments that a writer puts at once, at most
+KEY_MAX = 64 << 10  # bytes of a key object
 
 
 class Damage(Exception):
@@ -45,6 +46,10 @@ class Damage(Exception):
 
 class Refused(Exception):
     """The archive is sound but does not hold the point asked for, or takes a key that is not at hand."""
+
+
+class Locked(Refused):
+    """What was to be read takes a key that is wrapped to others."""
 
 
 def ulid_bytes(text):
@@ -108,9 +113,9 @@ def document(store, name, kind, signed=False):
     crc = zlib.crc32(body, zlib.crc32(line[: line.rindex(b" ")]))
     expect(words[-1] == b"%08x" % crc, name, "checksum differs")
     if signed and store.keys:
-        mac = store.keys.document_mac(ulid_bytes(words[4].decode()))
+        macs = store.keys.document_macs(ulid_bytes(words[4].decode()))
         message = name.encode() + b"\n" + b" ".join(words[:5]) + b"\n" + body
-        expect(words[5] == mac(message).hex().encode(), name, "forged")
+        expect(any(words[5] == mac(message).hex().encode() for mac in macs), name, "forged")
     return json.loads(body)
 
 
@@ -150,7 +155,9 @@ def bech32(text):
 
 
 def age_open(raw, secret):
-    """What an age file holds (age-encryption.org/v1, one chunk); None if it is wrapped to others."""
+    """What an age file holds (age-encryption.org/v1, one chunk); None if it is wrapped to others.
+
+    ValueError says that it is no age file, or not as it was wrapped."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -160,12 +167,15 @@ def age_open(raw, secret):
 
     private = X25519PrivateKey.from_private_bytes(secret)
     public = private.public_key().public_bytes_raw()
-    header, _, _ = raw.partition(b"\n---")
+    header, found, _ = raw.partition(b"\n---")
+    if not found or not raw.startswith(b"age-encryption.org/v1\n"):
+        raise ValueError("not an age file")
     for stanza in header.split(b"\n-> ")[1:]:
         arguments, *body = stanza.split(b"\n")
-        if arguments.split(b" ")[0] != b"X25519":
+        kind, *shares = arguments.split(b" ")
+        if kind != b"X25519" or len(shares) != 1:
             continue
-        share = unbase64(arguments.split(b" ")[1])
+        share = unbase64(shares[0])
         shared = private.exchange(X25519PublicKey.from_public_bytes(share))
         wrapping = hkdf(shared, share + public, b"age-encryption.org/v1/X25519")
         try:
@@ -173,57 +183,75 @@ def age_open(raw, secret):
         except InvalidTag:
             continue
         payload = raw[raw.index(b"\n", len(header) + 1) + 1 :]
-        return ChaCha20Poly1305(hkdf(file_key, payload[:16], b"payload")).decrypt(bytes(11) + b"\x01", payload[16:], None)
+        try:
+            key = hkdf(file_key, payload[:16], b"payload")
+            return ChaCha20Poly1305(key).decrypt(bytes(11) + b"\x01", payload[16:], None)
+        except InvalidTag:
+            raise ValueError("not what was wrapped") from None
     return None
 
 
 class Keys:
-    """The data keys that an identity file opens."""
+    """The data keys that an identity file opens.
+
+    What is no sound wrapping is passed over: it is missed only if its epoch has no other one. Of several
+    data keys of an epoch, an object's is the one that fits."""
 
     def __init__(self, store, archive, identity_file):
         with open(identity_file, encoding="ascii") as file:
             secrets = [bech32(line.strip()) for line in file if line.startswith("AGE-SECRET-KEY-1")]
         self.archive = ulid_bytes(archive)
         self.data = {}
-        for name in store.names("key"):
-            found = re.fullmatch(rf"({ULID})-([0-9a-f]{{8}})", name)
-            if not found:
+        self.locked = set()
+        for found in matches(KEY, store.names("key")):
+            name, epoch = f"key/{found.group()}", ulid_bytes(found[1])
+            raw = store.get(name) if store.size(name) <= KEY_MAX else b""
+            if f"{zlib.crc32(raw):08x}" != found[2]:
                 continue
-            raw = store.get(f"key/{name}")
-            expect(f"{zlib.crc32(raw):08x}" == found[2], f"key/{name}", "checksum differs")
-            for secret in secrets:
-                text = age_open(raw, secret)
-                if text is not None:
-                    prefix = f"redwind-key 1 {archive} {found[1]} ".encode()
-                    expect(text.startswith(prefix), f"key/{name}", "holds another key")
-                    self.data[ulid_bytes(found[1])] = bytes.fromhex(text[len(prefix) :].decode())
+            prefix = f"redwind-key 1 {archive} {found[1]} "
+            try:
+                texts = [text for text in (age_open(raw, secret) for secret in secrets) if text is not None]
+                if not texts:
+                    self.locked.add(epoch)
+                for text in texts:
+                    line = re.fullmatch(rf"{prefix}([0-9a-f]{{64}})\n", text.decode("ascii"))
+                    if line:
+                        self.data.setdefault(epoch, []).append(bytes.fromhex(line[1]))
+            except ValueError:
+                continue
 
     def derive(self, epoch, salt, info):
-        if epoch not in self.data:
-            raise Refused("a key is missing, or wrapped to others than this identity")
-        return hkdf(self.data[epoch], salt, info)
+        """A key for each data key of the epoch."""
+        if epoch in self.data:
+            return [hkdf(data, salt, info) for data in self.data[epoch]]
+        if epoch in self.locked:
+            raise Locked("a key is wrapped to others than this identity")
+        raise Damage("a key is missing: no object of its epoch below key/ is sound")
 
-    def document_mac(self, epoch):
-        key = self.derive(epoch, b"", b"redwind v1 document mac" + self.archive)
-        return lambda message: hmac.digest(key, message, "sha256")
+    def document_macs(self, epoch):
+        keys = self.derive(epoch, b"", b"redwind v1 document mac" + self.archive)
+        return [lambda message, key=key: hmac.digest(key, message, "sha256") for key in keys]
 
-    def segment_mac(self, epoch, message):
-        return hmac.digest(self.derive(epoch, b"", b"redwind v1 segment mac" + self.archive), message, "sha256")
+    def segment_macs(self, epoch, message):
+        keys = self.derive(epoch, b"", b"redwind v1 segment mac" + self.archive)
+        return [hmac.digest(key, message, "sha256") for key in keys]
 
 
-def unseal(name, key, number, clear, sealed):
+def unseal(name, keys, number, clear, sealed):
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    try:
-        return AESGCM(key).decrypt(struct.pack("<QI", number, 0), sealed, clear)
-    except InvalidTag:
-        raise Damage(f"{name}: forged") from None
+    for key in keys:
+        try:
+            return AESGCM(key).decrypt(struct.pack("<QI", number, 0), sealed, clear)
+        except InvalidTag:
+            continue
+    raise Damage(f"{name}: forged")
 
 
 @dataclass
 class Cipher:
-    key: bytes
+    keys: list  # one of them
     core: bytes  # of the segment's header
 
 
@@ -278,7 +306,7 @@ def read_block(name, raw, at, start, number, sealed, cipher):
     content = raw[body:end]
     if sealed:
         clear = cipher.core + raw[at : at + 44] + raw[at + 48 : body]
-        content = unseal(name, cipher.key, number, clear, content)
+        content = unseal(name, cipher.keys, number, clear, content)
     data = zstd_frame(name, content[marks_length:], length) if codec else content[marks_length:]
     expect(len(data) == length, name, "a block's length differs")
     marks = read_marks(name, content[:marks_length], start, length, first)
@@ -325,7 +353,8 @@ def read_segment(store, archive, ref):
 
 def segment_cipher(store, name, raw, core):
     """The key of a segment that is authentic."""
-    expect(hmac.compare_digest(store.keys.segment_mac(raw[-52:-36], raw[:-36]), raw[-36:-4]), name, "forged")
+    macs = store.keys.segment_macs(raw[-52:-36], raw[:-36])
+    expect(any(hmac.compare_digest(mac, raw[-36:-4]) for mac in macs), name, "forged")
     epoch, salt = core[-48:-32], core[-32:]
     return Cipher(store.keys.derive(epoch, salt, b"redwind v1 segment" + core[12:52]), core)
 
@@ -357,8 +386,8 @@ def read_rdb(store, archive, snapshot):
         expect(same == (entry["stored"], entry["raw"], entry["crc32"]), name, "differs from the manifest")
         payload = raw[head:-4]
         if store.encrypted:
-            key = store.keys.derive(raw[64:80], raw[80:112], b"redwind v1 chunk" + raw[8:44])
-            payload = unseal(name, key, 0, raw[:head], payload)
+            keys = store.keys.derive(raw[64:80], raw[80:112], b"redwind v1 chunk" + raw[8:44])
+            payload = unseal(name, keys, 0, raw[:head], payload)
         data = zstd_frame(name, payload, length)
         total += length
         held += data
@@ -399,6 +428,7 @@ class Ref:
     instant: int
 
 
+KEY = re.compile(rf"({ULID})-([0-9a-f]{{8}})")
 PAGE = re.compile(rf"(\d{{10}})-(\d{{6}})-({ULID})-(\d{{19}})-(\d{{16}})-(live|late)")
 SEGMENT = re.compile(r"(\d{19})-(\d{19})-(\d{16})")
 MANIFEST = re.compile(rf"({ULID})-(\d{{19}})-(\d{{16}})-({ULID})")
@@ -533,16 +563,24 @@ class Archive:
         marker = document(self.store, "archive", "archive")
         self.id = marker["archive"]
         self.store.encrypted = marker.get("encrypted", False)
-        if self.store.encrypted and identity_file:
+        if identity_file:
+            if not self.store.encrypted:
+                raise Refused("not encrypted, so that nothing proves who wrote it: to read it all the same, leave out --identity")
             self.store.keys = Keys(self.store, self.id, identity_file)
         pages = pages_of(self.store)
         written = {page.history: page.term for page in pages}
         starts = []
+        self.locked = []  # histories
         for name in self.store.names("history"):
-            if re.fullmatch(ULID, name):
+            if not re.fullmatch(ULID, name):
+                continue
+            try:
                 start = document(self.store, f"history/{name}", "history", signed=self.store.encrypted)
-                expect(start["history"] == name, f"history/{name}", "differs from its name")
-                starts.append(start)
+            except Locked:
+                self.locked.append(name)
+                continue
+            expect(start["history"] == name, f"history/{name}", "differs from its name")
+            starts.append(start)
         starts.sort(key=lambda start: (written.get(start["history"], start["term"]), start["history"]))
         closed = {}
         for start in sorted(starts, key=lambda start: (start["term"], start["history"])):
@@ -552,7 +590,10 @@ class Archive:
         self.windows = []
         for history in (start["history"] for start in starts):
             of_history = [page for page in pages if page.history == history]
-            self.windows += windows_of(self.store, self.id, history, of_history, closed.get(history))
+            try:
+                self.windows += windows_of(self.store, self.id, history, of_history, closed.get(history))
+            except Locked:
+                self.locked.append(history)
 
 
 # Restoring
@@ -613,6 +654,8 @@ class Scanner:
 
 def choose(archive, options):
     """The window, and where its stream has to stop at the latest: an offset, or an instant."""
+    if archive.locked and options.history not in {w.history for w in archive.windows}:
+        raise Refused(f"history {archive.locked[-1]} is locked to this identity: choose another with --history")
     windows = [w for w in archive.windows if options.history in (None, w.history)]
     if options.offset is not None:
         windows = [w for w in windows if w.start <= options.offset <= w.end]
@@ -714,6 +757,8 @@ def list_windows(archive):
             print(f"  snapshot {snapshot.offset} {show(snapshot.time)}")
         for blur in window.blurs:
             print(f"  blur {show(blur.start)}..{show(blur.end)}")
+    for history in archive.locked:
+        print(f"locked {history}")
 
 
 def main():

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use redwind_archive::catalog::Catalog;
-use redwind_archive::keys::{Identities, NewIdentity, Recipients};
+use redwind_archive::keys::{Epoch, EpochId, Identities, NewIdentity, Recipients};
 use redwind_archive::plan::{RestorePlan, Target};
 use redwind_archive::position::Offset;
 use redwind_archive::read;
@@ -181,6 +181,69 @@ async fn the_decoder_opens_an_encrypted_archive() {
     let (archive, output) = (archive.to_str().unwrap(), output.to_str().unwrap());
     assert_eq!(decode(&decoder.python, &[archive]).status.code(), Some(0), "it can be listed without an identity");
     assert_eq!(decode(&decoder.python, &[archive, output]).status.code(), Some(3), "and not restored");
+}
+
+/// The decoder run on these objects, with its identity: its exit status, and all that it says.
+fn run(decoder: &Decoder, objects: &Objects, more: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (archive, output) = (folder.path().join("archive"), folder.path().join("output"));
+    objects.write(&archive).unwrap();
+    let (_, identity) = decoder.identity.as_ref().unwrap();
+    let paths = [archive.as_path(), &output, Path::new("--identity"), identity.path()];
+    let arguments: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).chain(more.iter().copied()).collect();
+    let run = decode(&decoder.python, &arguments);
+    assert_eq!(output.exists(), run.status.success());
+    (run.status.code(), String::from_utf8_lossy(&[run.stdout, run.stderr].concat()).into_owned())
+}
+
+#[tokio::test]
+async fn the_decoder_with_an_identity_reads_no_plain_archive() {
+    let Some(decoder) = Decoder::with_identity("the_decoder_with_an_identity_reads_no_plain_archive") else { return };
+    let (status, said) = run(&decoder, &continued().0.objects, &[]);
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("not encrypted"), "{said}");
+}
+
+#[tokio::test]
+async fn the_decoder_passes_over_keys_that_are_none() {
+    let Some(decoder) = Decoder::with_identity("the_decoder_passes_over_keys_that_are_none") else { return };
+    let (writer, _) = continued_for(&decoder.recipients());
+    let objects = &writer.objects;
+    let key = objects.names().into_iter().find(|name| name.starts_with("key/")).unwrap();
+    let genuine = objects.get(&key);
+    let epoch = key.rsplit_once('-').unwrap().0;
+    let put = |object: &[u8]| objects.put(format!("{epoch}-{:08x}", crc32fast::hash(object)), object.to_vec());
+    objects.put(format!("{epoch}-00000000"), &b"not what its name says"[..]);
+    put(b"no age file");
+    put(&[b'a'; 70 << 10]);
+    put(&genuine[..genuine.len() - 1]);
+    let header = genuine.windows(4).position(|window| window == b"\n---").unwrap();
+    put(&[&genuine[..header], &b"\n--- \n"[..]].concat());
+    // Other data keys of the epoch, before and behind the genuine one.
+    let id = EpochId(epoch.strip_prefix("key/").unwrap().parse().unwrap());
+    for _ in 0..4 {
+        put(&Epoch::generate(id, writer.archive).wrap(&decoder.recipients()).unwrap().1);
+    }
+    compare(&decoder, objects, Target::Latest, "latest").await;
+    objects.remove(&key);
+    let (status, said) = run(&decoder, objects, &[]);
+    assert_eq!(status, Some(4), "{said}");
+}
+
+#[tokio::test]
+async fn the_decoder_restores_what_is_not_locked() {
+    let Some(decoder) = Decoder::with_identity("the_decoder_restores_what_is_not_locked") else { return };
+    let (before, _) = continued_for(&NewIdentity::generate().recipients());
+    let mut writer = before.succeed_for(&decoder.recipients());
+    let history = writer.begin_history(5000, at(50.0), redwind_archive::documents::Cause::BacklogLost);
+    writer.snapshot(at(50.0));
+    writer.segment(&[arrival(51.0, "SET e 1")]);
+    let (status, said) = run(&decoder, &writer.objects, &[]);
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("locked"), "{said}");
+    let (status, said) = run(&decoder, &writer.objects, &["--history", &history.to_string()]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(&format!("restored {history}:{} ", writer.end())), "{said}");
 }
 
 #[tokio::test]
