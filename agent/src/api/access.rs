@@ -1,28 +1,32 @@
 //! Who may use gRPC and HTTP: TLS, the certificates of clients, and tokens.
 //!
 //! Owns what is known of certificates and tokens, and promises that it is compared without telling
-//! anything by its time, never shown, and looked up again while the agent runs: files that are renewed
-//! or taken away count within [`RELOAD_INTERVAL`]. Files that cannot be used then leave what they held
-//! before in force.
+//! anything by its time, never shown, and looked up again while the agent runs: what a file holds counts
+//! within [`RELOAD_INTERVAL`], on connections made before too, and what it does not hold any more opens
+//! nothing, whatever is wrong with the rest of it or with other files. A file that was emptied or deleted
+//! opens to nobody. One that cannot be read or understood leaves what it held before in force.
 //!
 //! - Without tokens and without an authority for clients, whoever gets in is an operator.
 //! - With an authority, only a peer whose certificate it vouches for; with tokens, only one that knows
 //!   one; with both, both. The token tells the role; a certificate alone is an operator's.
 
+mod error;
+mod files;
 mod rules;
+mod tls;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AccessConfig, Role};
-use crate::error::describe;
-pub use rules::AccessError;
-use rules::{Files, Rules};
+pub use error::AccessError;
+use rules::Rules;
+pub(super) use tls::{ClientCertificate, Encryption};
 
 /// Time between two looks at the files.
 pub(super) const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,9 +46,8 @@ pub struct Access(watch::Receiver<Arc<Rules>>);
 
 /// Keeps the rules up to date; [`run`](Self::run) it.
 pub struct AccessKeeper {
-    config: AccessConfig,
-    files: Files,
-    rules: watch::Sender<Arc<Rules>>,
+    rules: Rules,
+    in_force: watch::Sender<Arc<Rules>>,
 }
 
 /// Why somebody may not do what it asks.
@@ -63,8 +66,8 @@ pub(super) enum Refusal {
 pub(super) struct Peer {
     /// Its address.
     pub(super) address: std::net::SocketAddr,
-    /// It has shown a certificate that our authority for clients vouches for.
-    pub(super) has_certificate: bool,
+    /// The certificate that it has shown, which our authorities for clients vouched for when it connected.
+    pub(super) certificate: Option<ClientCertificate>,
     /// It has asked for something that it may ask for; until then it is given little time.
     pub(super) is_known: Arc<AtomicBool>,
 }
@@ -82,20 +85,19 @@ impl Access {
     /// # Errors
     /// [`AccessError`] names the option and the file that cannot be used.
     pub async fn load(config: &AccessConfig) -> Result<(Self, AccessKeeper), AccessError> {
-        let files = Files::read(config).await?;
-        let rules = Arc::new(Rules::new(config, &files)?);
-        let (rules, seen) = watch::channel(rules);
-        Ok((Self(seen), AccessKeeper { config: config.clone(), files, rules }))
+        let rules = Rules::load(config).await?;
+        let (in_force, seen) = watch::channel(Arc::new(rules.clone()));
+        Ok((Self(seen), AccessKeeper { rules, in_force }))
     }
 
     /// What a connection must be encrypted by; `None` for none.
-    pub(super) fn tls(&self, protocol: Protocol) -> Option<Arc<ServerConfig>> {
-        self.0.borrow().tls(protocol)
+    pub(super) fn encryption(&self, protocol: Protocol) -> Option<Encryption> {
+        self.0.borrow().encryption(protocol)
     }
 
     /// Who asks, by its certificate and by the value of its header `authorization`.
     pub(super) fn judge(&self, peer: &Peer, authorization: Option<&[u8]>) -> Result<Caller, Refusal> {
-        let role = self.0.borrow().role(peer.has_certificate, authorization)?;
+        let role = self.0.borrow().role(peer.certificate.as_ref(), authorization)?;
         peer.is_known.store(true, Ordering::Relaxed);
         Ok(Caller { role, address: peer.address })
     }
@@ -104,32 +106,28 @@ impl Access {
 impl AccessKeeper {
     /// Looks at the files until `closing` is cancelled.
     pub async fn run(mut self, closing: CancellationToken) {
-        let mut problem = String::new();
+        let mut told = Vec::new();
         loop {
             tokio::select! {
                 () = closing.cancelled() => return,
                 () = tokio::time::sleep(RELOAD_INTERVAL) => {}
             }
-            let outcome = self.look_again().await;
-            // Each problem is told once.
-            let now = outcome.as_ref().err().map(|error| describe(error)).unwrap_or_default();
-            if now != problem && !now.is_empty() {
-                tracing::warn!(error = %now, "what was read before of certificates and tokens stays in force");
+            let problems = self.look_again().await;
+            for problem in problems.iter().filter(|problem| !told.contains(*problem)) {
+                tracing::warn!("{problem}");
             }
-            problem = now;
+            told = problems;
         }
     }
 
-    async fn look_again(&mut self) -> Result<(), AccessError> {
-        let files = Files::read(&self.config).await?;
-        if files == self.files {
-            return Ok(());
+    /// Puts in force what the files say now. Tells what is wrong with them.
+    pub(super) async fn look_again(&mut self) -> Vec<String> {
+        let renewal = self.rules.renew().await;
+        if renewal.changed {
+            self.in_force.send_replace(Arc::new(self.rules.clone()));
+            tracing::info!("certificates and tokens were read anew");
         }
-        let rules = Rules::new(&self.config, &files)?;
-        self.files = files;
-        self.rules.send_replace(Arc::new(rules));
-        tracing::info!("certificates and tokens were read anew");
-        Ok(())
+        renewal.problems
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::access::{Access, Peer, Protocol};
+use super::access::{Access, ClientCertificate, Encryption, Peer, Protocol};
 
 /// Connections of one interface at a time; more wait in the system's queue.
 const CONNECTIONS_MAX: usize = 128;
@@ -55,8 +55,8 @@ impl Door {
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 },
                 (stream, address, place) = accept(&self.listener, &self.places) => {
-                    let tls = self.access.tls(self.protocol);
-                    self.arriving.spawn(let_in(stream, address, place, tls));
+                    let encryption = self.access.encryption(self.protocol);
+                    self.arriving.spawn(let_in(stream, address, place, encryption));
                 }
             }
         }
@@ -104,21 +104,29 @@ async fn let_in(
     stream: TcpStream,
     address: SocketAddr,
     place: OwnedSemaphorePermit,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    encryption: Option<Encryption>,
 ) -> io::Result<Visitor> {
     let deadline = Instant::now() + STRANGER_TIME_MAX;
     stream.set_nodelay(true)?;
-    let socket = match tls {
-        None => Socket::Plain(stream),
-        Some(config) => {
-            let handshake = TlsAcceptor::from(config).accept(stream);
-            let stream = tokio::time::timeout_at(deadline, handshake).await.map_err(|_| too_late())??;
-            Socket::Tls(Box::new(stream))
+    let (socket, certificate) = match encryption {
+        None => (Socket::Plain(stream), None),
+        Some(encryption) => {
+            let shaking = tokio::time::timeout_at(deadline, shake_hands(stream, &encryption));
+            let (stream, certificate) = shaking.await.map_err(|_| too_late())??;
+            (Socket::Tls(Box::new(stream)), certificate)
         }
     };
-    let is_known = Arc::new(AtomicBool::new(false));
-    let peer = Peer { address, has_certificate: socket.has_certificate(), is_known };
+    let peer = Peer { address, certificate, is_known: Arc::default() };
     Ok(Visitor { socket, peer, stranger: Some(Box::pin(tokio::time::sleep_until(deadline))), _place: place })
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    encryption: &Encryption,
+) -> io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
+    let stream = TlsAcceptor::from(Arc::clone(&encryption.config)).accept(stream).await?;
+    let certificate = encryption.certificate(stream.get_ref().1.peer_certificates());
+    Ok((stream, certificate))
 }
 
 fn too_late() -> io::Error {
@@ -128,16 +136,6 @@ fn too_late() -> io::Error {
 enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Socket {
-    /// Whether the peer has shown a certificate; TLS has checked it then.
-    fn has_certificate(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(stream) => stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty()),
-        }
-    }
 }
 
 /// A connection.

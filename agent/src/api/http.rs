@@ -209,8 +209,12 @@ mod tests {
         assert!(told.ends_with("the agent is opening the archive\n"), "{told}");
     }
 
-    /// The answer to a request inside TLS, with the client's certificate or without.
-    async fn get_encrypted(address: std::net::SocketAddr, folder: &std::path::Path, known: bool, page: &str) -> String {
+    /// A connection inside TLS, with the client's certificate or without.
+    async fn encrypted(
+        address: std::net::SocketAddr,
+        folder: &std::path::Path,
+        known: bool,
+    ) -> tokio_rustls::client::TlsStream<TcpStream> {
         let pem = |name: &str| std::fs::read(folder.join(name)).unwrap();
         let certificate = || CertificateDer::from_pem_slice(&pem("cert.pem")).unwrap();
         let mut roots = rustls::RootCertStore::empty();
@@ -226,12 +230,50 @@ mod tests {
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        connector.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+    }
+
+    async fn get_encrypted(address: std::net::SocketAddr, folder: &std::path::Path, known: bool, page: &str) -> String {
+        let mut stream = encrypted(address, folder, known).await;
         let request = format!("GET {page} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_authority_opens_no_connection_made_before_either() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let config = write_identity(folder.path());
+        let (access, mut keeper) = Access::load(&config).await.unwrap();
+        tokio::spawn(serve(listener, access, Metrics::detached(), Arc::default(), CancellationToken::new()));
+        let mut stream = encrypted(address, folder.path(), true).await;
+        let ca = config.client_ca.unwrap();
+        let first = std::fs::read_to_string(&ca).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let second = std::fs::read_to_string(write_identity(other.path()).client_ca.unwrap()).unwrap();
+        for (authorities, expected) in [
+            (Some(first.clone()), "HTTP/1.1 200"),
+            (Some(format!("{first}{second}")), "HTTP/1.1 200"),
+            (Some(second), "HTTP/1.1 403"),
+            (Some(first), "HTTP/1.1 200"),
+            (Some(String::new()), "HTTP/1.1 403"),
+            (None, "HTTP/1.1 403"),
+        ] {
+            match &authorities {
+                Some(authorities) => std::fs::write(&ca, authorities).unwrap(),
+                None => std::fs::remove_file(&ca).unwrap(),
+            }
+            let _told = keeper.look_again().await;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\n\r\n").await.unwrap();
+            let mut answer = [0; 4096];
+            let length = stream.read(&mut answer).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer[..length]);
+            assert!(answer.starts_with(expected), "{authorities:?}: {answer}");
+        }
     }
 
     #[tokio::test]
