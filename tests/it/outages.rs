@@ -9,12 +9,14 @@ use redwind_tests::figures::Figures;
 use redwind_tests::http_faults::{Fault, HttpFaults, Rule};
 use redwind_tests::ledger::{Account, Ledger};
 use redwind_tests::objects::{Kind, ObjectServer};
-use redwind_tests::redwind::{Agent, StoreAddress, run};
+use redwind_tests::process::{Process, command};
+use redwind_tests::redwind::{Agent, StoreAddress, binary, run};
 use redwind_tests::server::{Server, ServerOptions};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, Load, QUICK, assert_whole, patient_server};
 use redwind_tests::workload::{Workload, noise};
 use redwind_tests::{on_each_flavor, poll, seed};
+use rustix::process::Signal;
 
 /// An agent that stores through a proxy of faults, and a reader that does not.
 struct Stored {
@@ -23,7 +25,7 @@ struct Stored {
     agent: Agent,
     direct: StoreAddress,
     rng: Rng,
-    _objects: ObjectServer,
+    objects: ObjectServer,
 }
 
 impl Stored {
@@ -44,7 +46,7 @@ impl Stored {
         let store = through(&faults, objects.store_at(faults.addr()));
         let mut agent = Agent::start(&server.url(), &store, QUICK);
         agent.wait_ready();
-        Some(Self { server, faults, agent, direct: objects.store(), rng, _objects: objects })
+        Some(Self { server, faults, agent, direct: objects.store(), rng, objects })
     }
 
     /// Everything there is can be restored, in one window without a gap.
@@ -303,3 +305,37 @@ fn a_start_without_a_store_has_a_status(flavor: &Flavor) {
     let _ = run(Some(&stored.direct), &["list"]).expect(0);
 }
 on_each_flavor!(a_start_without_a_store_has_a_status: redis_7_0);
+
+/// A restore that is stopped before it has begun, while it waits for the store, ends at once and leaves its
+/// destination alone.
+fn a_restore_ends_when_it_is_told_to_while_the_store_hangs(flavor: &Flavor) {
+    let story = "a_restore_ends_when_it_is_told_to_while_the_store_hangs";
+    let Some(stored) = Stored::start(flavor, story) else { return };
+    stored.faults.set(vec![Rule::on("PUT", 100, Fault::Unanswered).containing("/audit/")]);
+    let through = stored.objects.store_at(stored.faults.addr());
+    let folder = tempfile::tempdir().unwrap();
+    let (aof, log) = (folder.path().join("aof"), folder.path().join("log"));
+    let target = Server::start(flavor);
+    for (signal, destination) in [
+        (Signal::INT, ["--into", &target.url()]),
+        (Signal::TERM, ["--into", &target.url()]),
+        (Signal::INT, ["--aof", aof.to_str().unwrap()]),
+        (Signal::INT, ["--serve", "127.0.0.1"]),
+    ] {
+        let asked = || stored.faults.struck().get(&Fault::Unanswered).copied().unwrap_or_default();
+        let before = asked();
+        let mut redwind = command(binary());
+        redwind.args(["restore", "--to", "latest", "--store", &through.url]).args(destination);
+        redwind.envs(through.env.iter().cloned());
+        let mut restore = Process::spawn("redwind restore", redwind, &log).unwrap();
+        poll::until_true("the restore enters itself into the audit log", || asked() > before);
+        restore.signal(signal);
+        // an unanswered request is given up after a minute
+        let ended = restore.wait(Duration::from_secs(20));
+        assert_eq!(ended.code(), Some(1), "{destination:?}: {}", restore.log());
+        assert!(restore.log().ends_with("error: interrupted\n"), "{destination:?}: {}", restore.log());
+    }
+    assert_eq!(target.cli().info("replication", "role").as_deref(), Some("master"));
+    assert!(!aof.exists(), "something is at the destination");
+}
+on_each_flavor!(a_restore_ends_when_it_is_told_to_while_the_store_hangs: redis_7_0);
