@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
-use redwind_link::TlsOptions;
 use redwind_proto::v1::agent_client::AgentClient;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -22,6 +21,7 @@ use tonic::{Request, Status};
 
 use crate::exit::UsageError;
 use crate::secret_args;
+use crate::tls_args::TlsArgs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -55,17 +55,8 @@ impl AgentAddressArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Agent")]
 pub(crate) struct IdentityArgs {
-    /// PEM file of the authorities to trust for an agent at https://, instead of the system's
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// PEM file of our certificate, for an agent at https:// that asks for one
-    #[arg(long, value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-
-    /// PEM file of the private key of --tls-cert
-    #[arg(long, value_name = "FILE")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
 
     // Only from the environment: `settle_secrets` sees to that.
     #[arg(long, value_name = "TOKEN", hide = true)]
@@ -96,8 +87,11 @@ impl IdentityArgs {
         if !place.tls {
             return Ok(endpoint.connect().await?);
         }
-        let tls = TlsOptions { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() };
-        let mut config = tls.client_config().map_err(|error| UsageError::new(crate::exit::describe(&error.into())))?;
+        let mut config = self
+            .tls
+            .options()
+            .client_config()
+            .map_err(|error| UsageError::new(crate::exit::describe(&error.into())))?;
         Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
         let connector = tower::service_fn(move |uri: Uri| encrypted(uri, Arc::clone(&config)));
         Ok(endpoint.connect_with_connector(connector).await?)

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{Arg, ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::commands::agent::AgentArgs;
 use crate::commands::check::CheckArgs;
@@ -75,14 +75,29 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Re
 /// Values in the environment may be secret, so that no help shows them.
 fn command() -> clap::Command {
     Cli::command().mut_subcommands(|command| {
+        let has_settings = command.get_arguments().any(|argument| argument.get_id() == "config");
         command.mut_args(|argument| match argument.get_long() {
             Some(name) => {
                 let variable = format!("REDWIND_{}", name.to_uppercase().replace('-', "_"));
+                let is_flag = matches!(argument.get_action(), ArgAction::SetTrue);
+                let argument = if has_settings && is_flag { switch(argument) } else { argument };
                 argument.env(variable).hide_env_values(true)
             }
             None => argument,
         })
     })
+}
+
+/// A flag that a settings file may set: given the value `false`, it wins over a file that says `true`.
+fn switch(flag: Arg) -> Arg {
+    flag.action(ArgAction::Set)
+        .value_name("BOOL")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .hide_possible_values(true)
 }
 
 /// Reads anew (`again`) with what the settings file says as defaults.

@@ -13,6 +13,7 @@ mod secret_args;
 mod settings_file;
 mod source_args;
 mod target;
+mod tls_args;
 
 use std::process::ExitCode;
 

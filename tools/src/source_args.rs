@@ -6,6 +6,7 @@ use redwind_link::{Secret, ServerUrl, TlsOptions};
 
 use crate::exit::UsageError;
 use crate::secret_args;
+use crate::tls_args::TlsArgs;
 
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Source")]
@@ -33,17 +34,8 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "FILE")]
     source_password_file: Option<PathBuf>,
 
-    /// PEM file of the authorities to trust for rediss://, instead of the system's
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// PEM file of our certificate, for servers that ask for one
-    #[arg(long, value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-
-    /// PEM file of the private key of --tls-cert
-    #[arg(long, value_name = "FILE")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl SourceArgs {
@@ -76,7 +68,7 @@ impl SourceArgs {
 
     /// The files for TLS.
     pub(crate) fn tls(&self) -> TlsOptions {
-        TlsOptions { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
+        self.tls.options()
     }
 }
 

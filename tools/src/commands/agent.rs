@@ -125,32 +125,14 @@ struct SuccessionArgs {
     /// Without this, an agent that finds the archive's writer alive ends with status 6 within 30
     /// seconds. One that stands by takes over within 15 seconds of the writer's end once it is armed,
     /// which its log and `redwind status` tell, and else within 90 seconds and a little.
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     standby: bool,
 
     /// Take the archive from whichever agent writes it, alive or not; that one ends with status 6
     ///
     /// For one start, by hand: two agents with this option and supervisors would take the archive from
     /// each other for ever.
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     takeover: bool,
 }
 
@@ -211,16 +193,7 @@ struct ServingArgs {
 
     /// Allow --grpc and --http beyond loopback without TLS, or without tokens and certificates of
     /// clients: whoever can reach them can then overhear or use them
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long)]
     listen_open: bool,
 }
 

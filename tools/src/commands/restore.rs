@@ -23,6 +23,7 @@ use crate::archive_args::ArchiveArgs;
 use crate::exit::{Status, UsageError};
 use crate::key_args::ArchiveIdentityArgs;
 use crate::target;
+use crate::tls_args::TlsArgs;
 
 use audit::AuditLog;
 use report::Report;
@@ -127,17 +128,8 @@ struct HowArgs {
     #[arg(long, env = "REDWIND_ONCE", requires = "serve")]
     once: bool,
 
-    /// PEM file of the authorities to trust for --into rediss://, instead of the system's
-    #[arg(long, env = "REDWIND_TLS_CA", value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// PEM file of our certificate, for servers that ask for one
-    #[arg(long, env = "REDWIND_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-
-    /// PEM file of the private key of --tls-cert
-    #[arg(long, env = "REDWIND_TLS_KEY", value_name = "FILE")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Where the restored state goes.
@@ -160,10 +152,7 @@ impl DestinationArgs {
 impl HowArgs {
     /// TLS to the server of `--into`; the environment may hold the agent's, for a plain URL.
     fn tls(&self, server: &ServerUrl) -> TlsOptions {
-        if !server.is_tls() {
-            return TlsOptions::default();
-        }
-        TlsOptions { ca: self.tls_ca.clone(), cert: self.tls_cert.clone(), key: self.tls_key.clone() }
+        if server.is_tls() { self.tls.options() } else { TlsOptions::default() }
     }
 }
 
