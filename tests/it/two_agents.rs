@@ -157,6 +157,8 @@ impl Pair {
         let following = Following::start_with(server, first);
         let standby = Agent::start(&server.url(), &following.store, STANDBY);
         wait_armed(server, &standby, workload);
+        let verified = run(Some(&following.store), &["verify", "--agent", &standby.grpc().to_string()]).expect(2);
+        assert!(verified.stderr.contains("stands by") && verified.stderr.contains("process"), "{}", verified.stderr);
         let before = following.mark("the first agent's", server);
         workload.run(&mut server.cli(), 20);
         following.wait_durable(server);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use redwind_proto::v1::agent_client::AgentClient;
+use redwind_proto::v1::{GetStatusRequest, GetStatusResponse};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -24,6 +25,12 @@ use crate::secret_args;
 use crate::tls_args::TlsArgs;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An agent answers from memory.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long nothing may come from an agent before it is asked whether it lives, and how long it may take to
+/// say so. A call itself may last for hours.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of an agent that says who it is.
 pub(crate) type Client = AgentClient<InterceptedService<Channel, Bearer>>;
@@ -83,7 +90,11 @@ impl IdentityArgs {
 
     async fn channel(&self, place: &Place) -> anyhow::Result<Channel> {
         // The scheme is the connector's affair.
-        let endpoint = Endpoint::from_shared(format!("http://{}", place.authority))?.connect_timeout(CONNECT_TIMEOUT);
+        let endpoint = Endpoint::from_shared(format!("http://{}", place.authority))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
         if !place.tls {
             return Ok(endpoint.connect().await?);
         }
@@ -181,10 +192,25 @@ impl Interceptor for Bearer {
     }
 }
 
+/// What an agent says of its sources.
+pub(crate) async fn status(agent: &mut Client, request: GetStatusRequest) -> anyhow::Result<GetStatusResponse> {
+    let answer = tokio::time::timeout(STATUS_TIMEOUT, agent.get_status(request)).await;
+    let answer = answer.map_err(|_| silent())?.map_err(|status| refusal(&status))?;
+    Ok(answer.into_inner())
+}
+
+fn silent() -> anyhow::Error {
+    anyhow::anyhow!("the agent does not answer; it may hang, or something between us loses what is sent")
+}
+
 /// An agent's refusal in its own words, without the wire's.
 pub(crate) fn refusal(status: &Status) -> anyhow::Error {
     // Only what went wrong on this side of the wire has a cause.
-    if std::error::Error::source(status).is_some() {
+    let mut causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source()).peekable();
+    if causes.peek().is_some() {
+        if causes.any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_timeout)) {
+            return silent();
+        }
         let told = status.message();
         return anyhow::anyhow!("the connection with the agent broke ({told}); one with --listen-cert is at https://");
     }
@@ -218,5 +244,20 @@ mod tests {
         for text in ["", "agent", "ftp://a:1", "a:1/path", "user:canary@a:1", "a:1?x", "a b:1"] {
             assert!(Place::parse(text).is_err(), "{text}");
         }
+    }
+
+    /// An agent that was stopped by a debugger: the system still takes connections for it.
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_hangs_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let nobody = IdentityArgs { tls: TlsArgs::default(), token: None, token_file: None };
+        let mut agent = nobody.connect(&address).await.unwrap();
+        let told = status(&mut agent, GetStatusRequest::default()).await.unwrap_err().to_string();
+        assert!(told.starts_with("the agent does not answer"), "{told}");
+        // A call that may last for ever is ended by the connection's end.
+        let ended = agent.watch_status(redwind_proto::v1::WatchStatusRequest::default()).await.unwrap_err();
+        let told = refusal(&ended).to_string();
+        assert!(told.starts_with("the agent does not answer"), "{ended:?}: {told}");
     }
 }

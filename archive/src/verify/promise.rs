@@ -11,8 +11,8 @@ use crate::store::{SourceStore, StoreError};
 /// What an agent vouched for, before the archive was looked at: what it stores later is no part of it.
 #[derive(Clone, Debug)]
 pub struct Promise {
-    /// The term that the agent held; `None` when it did not write yet.
-    pub term: Option<Term>,
+    /// The term that the agent held.
+    pub term: Term,
     /// Up to where the history that it writes could be restored; `None` when nothing of it could yet.
     pub durable: Option<Position>,
     /// Its newest complete snapshot.
@@ -25,9 +25,8 @@ impl Promise {
     /// # Errors
     /// When the store cannot be read.
     pub async fn check(&self, store: &SourceStore, report: &mut Report) -> Result<(), StoreError> {
-        if let Some(term) = self.term.map(ObjectName::Term)
-            && !store.exists(&term).await?
-        {
+        let term = ObjectName::Term(self.term);
+        if !store.exists(&term).await? {
             report.damage(&term, "missing: the agent holds this term");
         }
         if let Some(manifest) = self.snapshot.clone().map(ObjectName::Manifest)

@@ -25,7 +25,7 @@ async fn the_loss_of_the_newest_objects_is_seen() {
     writer.turn_page();
     segments.extend([writer.segment(&[read(2.0, "SET a 2")]), writer.segment(&[read(3.0, "SET a 3")])]);
     let promise =
-        Promise { term: Some(Term(1)), durable: Some(position(history, writer.end())), snapshot: Some(taken.name()) };
+        Promise { term: Term(1), durable: Some(position(history, writer.end())), snapshot: Some(taken.name()) };
     assert_eq!(broken(&writer.objects, &promise).await, []);
 
     // More than was promised may be there.
@@ -50,11 +50,8 @@ async fn a_history_a_snapshot_and_a_term_that_the_agent_knows_are_missed() {
     writer.segment(&[read(1.0, "SET a 1")]);
     let unknown = ManifestName { history, offset: writer.end(), time: at(2.0), snapshot: ulid::Ulid(9) };
     let elsewhere = redwind_archive::position::HistoryId(ulid::Ulid(8));
-    let promise = Promise {
-        term: Some(Term(2)),
-        durable: Some(position(elsewhere, writer.end())),
-        snapshot: Some(unknown.clone()),
-    };
+    let promise =
+        Promise { term: Term(2), durable: Some(position(elsewhere, writer.end())), snapshot: Some(unknown.clone()) };
     let found = broken(&writer.objects, &promise).await;
     let named: Vec<&str> = found.iter().map(|finding| finding.object.as_str()).collect();
     assert_eq!(named, ["term/0000000002", &*format!("snapshot/{unknown}"), &*format!("history/{elsewhere}")]);
@@ -64,6 +61,6 @@ async fn a_history_a_snapshot_and_a_term_that_the_agent_knows_are_missed() {
 async fn an_agent_that_has_nothing_durable_promises_nothing() {
     let (mut writer, _) = started();
     writer.segment(&[read(1.0, "SET a 1")]);
-    let found = broken(&writer.objects, &Promise { term: Some(Term(1)), durable: None, snapshot: None }).await;
+    let found = broken(&writer.objects, &Promise { term: Term(1), durable: None, snapshot: None }).await;
     assert!(found.len() == 1 && found[0].severity == Severity::Note, "{found:?}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redwind_proto::v1::{AgentInfo, GetStatusRequest, SourceStatus, WatchStatusRequest};
 
-use crate::agent_address::{AgentAddressArgs, refusal};
+use crate::agent_address::{self, AgentAddressArgs, refusal};
 use crate::exit::Status;
 use crate::quantity::Interval;
 
@@ -37,8 +37,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<Status> {
     let mut agent = args.agent.connect().await?;
     let source = args.agent.name.clone();
     if !args.watch {
-        let answer =
-            agent.get_status(GetStatusRequest { source }).await.map_err(|status| refusal(&status))?.into_inner();
+        let answer = agent_address::status(&mut agent, GetStatusRequest { source }).await?;
         return args.show(&answer.agent.unwrap_or_default(), &answer.sources);
     }
     let min_interval = prost_types::Duration::try_from(args.interval.0).ok();

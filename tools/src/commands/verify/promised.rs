@@ -9,10 +9,10 @@ use redwind_archive::position::{HistoryId, Offset, Position, Term};
 use redwind_archive::store::SourceStore;
 use redwind_archive::time::Timestamp;
 use redwind_archive::verify::{Promise, Report};
-use redwind_proto::v1::{GetStatusRequest, Snapshot, SourceStatus};
+use redwind_proto::v1::{GetStatusRequest, Snapshot, SourceState, SourceStatus};
 use ulid::Ulid;
 
-use crate::agent_address::{IdentityArgs, refusal};
+use crate::agent_address::{self, IdentityArgs};
 use crate::exit::UsageError;
 
 /// The promises by the name of the source.
@@ -23,11 +23,12 @@ impl Promises {
     /// Asks the agent at `address`, which must write one of the archives in `stores`.
     pub(super) async fn ask(address: &str, identity: &IdentityArgs, stores: &[SourceStore]) -> anyhow::Result<Self> {
         let mut agent = identity.connect(address).await?;
-        let answer = agent.get_status(GetStatusRequest::default()).await.map_err(|status| refusal(&status))?;
+        let answer = agent_address::status(&mut agent, GetStatusRequest::default()).await?;
         let mut promises = BTreeMap::new();
-        for status in answer.into_inner().sources {
+        for status in answer.sources {
             let Some(store) = stores.iter().find(|store| store.name().to_string() == status.name) else { continue };
             same_archive(store, &status, address).await?;
+            is_writer(&status, address)?;
             let promise = promise(&status).with_context(|| format!("cannot read what the agent at {address} says"))?;
             promises.insert(status.name, promise);
         }
@@ -67,15 +68,26 @@ async fn same_archive(store: &SourceStore, status: &SourceStatus, address: &str)
     Err(UsageError::new(other).into())
 }
 
+/// Refuses an agent that has written nothing of the archive yet: what it says would be held by any archive.
+fn is_writer(status: &SourceStatus, address: &str) -> Result<(), UsageError> {
+    if status.term > 0 {
+        return Ok(());
+    }
+    let (does, ask) = match status.state() {
+        SourceState::Standby => ("stands by", "ask the agent that writes"),
+        _ => ("has not begun to write", "ask again when it has"),
+    };
+    let reason = if status.reason.is_empty() { String::new() } else { format!(" ({})", status.reason) };
+    Err(UsageError::new(format!("agent: the one at {address} {does}{reason} and promises nothing: {ask}")))
+}
+
 fn promise(status: &SourceStatus) -> anyhow::Result<Promise> {
     let durable = match status.durable {
         Some(mark) => Some(Position { history: status.history.parse()?, offset: Offset(mark.offset) }),
         None => None,
     };
     let snapshot = status.last_snapshot.as_ref().map(manifest).transpose()?;
-    // An agent that stands by holds none.
-    let term = (status.term > 0).then_some(Term(status.term));
-    Ok(Promise { term, durable, snapshot })
+    Ok(Promise { term: Term(status.term), durable, snapshot })
 }
 
 fn manifest(snapshot: &Snapshot) -> anyhow::Result<ManifestName> {
@@ -108,9 +120,20 @@ mod tests {
             ..SourceStatus::default()
         };
         let promise = promise(&status).unwrap();
-        assert_eq!((promise.term, promise.durable.unwrap().to_string()), (Some(Term(3)), format!("{history}:50")));
+        assert_eq!((promise.term, promise.durable.unwrap().to_string()), (Term(3), format!("{history}:50")));
         let name = format!("{history}-0000000000000000040-1763733787250001-{}", Ulid(9));
         assert_eq!(promise.snapshot.unwrap().to_string(), name);
         assert!(super::promise(&SourceStatus { history: "nonsense".into(), ..status }).is_err());
+    }
+
+    #[test]
+    fn an_agent_that_does_not_write_is_no_witness() {
+        let reason = "process 7 on db1 writes the archive".to_owned();
+        let standby = SourceStatus { state: SourceState::Standby.into(), reason, ..SourceStatus::default() };
+        let refused = is_writer(&standby, "db2:7417").unwrap_err().to_string();
+        assert!(refused.starts_with("agent: the one at db2:7417 stands by (process 7 on db1 "), "{refused}");
+        let starting = SourceStatus { state: SourceState::Connecting.into(), ..SourceStatus::default() };
+        assert!(is_writer(&starting, "db2:7417").unwrap_err().to_string().contains("has not begun to write"));
+        assert!(is_writer(&SourceStatus { term: 1, ..starting }, "db2:7417").is_ok());
     }
 }
