@@ -4,8 +4,9 @@
 //! stream up to the cut, applies them at full speed, and suspends expiry while it does, so that it
 //! holds exactly the state at the target when it acknowledges the cut.
 //!
-//! - Nothing is told to a peer that has not said the password, and none of those can keep out one that
-//!   knows it: they have little time, and when there are many the oldest is cut off for the newest.
+//! - Nothing is told to a peer that has not said the password. Those have little time, and when there are many
+//!   the oldest of them is cut off for the newest, so that a few connections that say nothing keep nobody out;
+//!   once a peer has said the password, no number of them does.
 //! - The replication ID is fresh and random. The source's would let its stale replicas join a server
 //!   that was restored from us, by partial resync, with other data (`masterTryPartialResynchronization`).
 //! - Every `PSYNC` is answered with a full resync of the whole recording, so a replica that loses the
@@ -177,7 +178,7 @@ impl Primary {
                     Ok((stream, peer)) => {
                         let (shared, stranger) = (Arc::clone(&self.shared), strangers.enter());
                         peers.spawn(async move {
-                            let handshake = handshake::shake_hands(&shared.password, stream);
+                            let handshake = |place| handshake::shake_hands(&shared.password, stream, place);
                             match stranger.within(HANDSHAKE_TIME_MAX, handshake).await {
                                 Ok((reader, writer)) => serve(&shared, peer, reader, writer).await,
                                 Err(error) => {

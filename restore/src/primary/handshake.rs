@@ -9,21 +9,23 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::command::{CommandReader, Said};
 use super::secret::Password;
+use super::strangers::Place;
 
 /// Wrong passwords that one connection may try.
 const GUESSES_MAX: u32 = 3;
 
-/// Answers a peer until it has said the password and asked for replication. The answer to `PSYNC`
-/// itself is left to the feed.
+/// Answers a peer until it has said the password, by which it leaves its `place` among strangers, and asked
+/// for replication. The answer to `PSYNC` itself is left to the feed.
 pub(super) async fn shake_hands(
     password: &Password,
     stream: TcpStream,
+    place: Place,
 ) -> io::Result<(CommandReader<OwnedReadHalf>, OwnedWriteHalf)> {
     // Without it the last bytes and GETACK wait for acknowledgements of those before.
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = CommandReader::new(reader);
-    let mut known = false;
+    let mut stranger = Some(place);
     let mut wrong = 0;
     loop {
         let command = match reader.next().await? {
@@ -33,7 +35,7 @@ pub(super) async fn shake_hands(
         };
         let answer: &[u8] = match request(&command) {
             Request::Auth(said) if password.is(said) => {
-                known = true;
+                stranger = None;
                 b"+OK\r\n"
             }
             Request::Auth(_) => {
@@ -41,7 +43,7 @@ pub(super) async fn shake_hands(
                 b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
             }
             // Replicas take this answer to PING for a good one, and go on with AUTH.
-            _ if !known => b"-NOAUTH Authentication required.\r\n",
+            _ if stranger.is_some() => b"-NOAUTH Authentication required.\r\n",
             Request::Psync => return Ok((reader, writer)),
             Request::Ping => b"+PONG\r\n",
             // Capabilities, ports, versions: none changes what is sent.
@@ -76,8 +78,10 @@ fn request(command: &[Bytes]) -> Request<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::strangers::Strangers;
     use super::*;
     use redwind_stream::encode_command;
+    use std::time::Duration;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
@@ -90,7 +94,8 @@ mod tests {
             peer.write_all(&encode_command(command)).await.unwrap();
         }
         peer.shutdown().await.unwrap();
-        let outcome = shake_hands(password, stream).await;
+        let stranger = Strangers::default().enter();
+        let outcome = stranger.within(Duration::from_secs(60), |place| shake_hands(password, stream, place)).await;
         let is_replica = outcome.is_ok();
         drop(outcome);
         let mut said = String::new();

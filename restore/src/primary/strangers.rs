@@ -1,7 +1,8 @@
 //! Peers that have not said the password yet: few at a time, and the newest before the oldest.
 //!
-//! A replica that knows the password says it at once. So whoever opens many connections and says nothing
-//! crowds out himself: by the time the replica is the oldest, it is no stranger any more.
+//! A replica that knows the password says it in the second thing that it sends, and is no stranger from then
+//! on. So whoever opens many connections and says nothing mostly crowds out himself: to cut off a replica he
+//! must open [`STRANGERS_MAX`] more within the two round trips that it takes, each time that it tries.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,6 +27,11 @@ struct Known {
 /// A stranger's leave to stay.
 pub(super) struct Stranger {
     evicted: CancellationToken,
+    place: Place,
+}
+
+/// One of the places of strangers, until it is dropped: whoever has left it is cut off for nobody any more.
+pub(super) struct Place {
     _gone: DropGuard,
 }
 
@@ -40,17 +46,19 @@ impl Strangers {
         }
         let (evicted, gone) = (CancellationToken::new(), CancellationToken::new());
         self.0.push_back(Known { evicted: evicted.clone(), gone: gone.clone() });
-        Stranger { evicted, _gone: gone.drop_guard() }
+        Stranger { evicted, place: Place { _gone: gone.drop_guard() } }
     }
 }
 
 impl Stranger {
-    /// Lets `handshake` run to its end, after which it is no stranger any more.
-    pub(super) async fn within<T>(
+    /// Lets the handshake run to its end, which leaves the place as soon as the peer has said the password. Its
+    /// time is limited all the same.
+    pub(super) async fn within<T, H: Future<Output = io::Result<T>>>(
         self,
         limit: Duration,
-        handshake: impl Future<Output = io::Result<T>>,
+        handshake: impl FnOnce(Place) -> H,
     ) -> io::Result<T> {
+        let handshake = handshake(self.place);
         let late = |problem| Err(io::Error::new(io::ErrorKind::TimedOut, problem));
         tokio::select! {
             biased;
@@ -68,21 +76,39 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
+    /// Leaves its place when `known`, and never asks for replication.
+    async fn shake_hands(place: Place, known: bool) -> io::Result<()> {
+        let _place = Some(place).filter(|_| !known);
+        std::future::pending().await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_oldest_makes_room_for_the_newest() {
         let mut strangers = Strangers::default();
         let oldest = strangers.enter();
         let mut others: Vec<Stranger> = (1..STRANGERS_MAX).map(|_| strangers.enter()).collect();
-        // One that said the password leaves its place.
-        others.pop().unwrap().within(LIMIT, async { Ok(()) }).await.unwrap();
+        others.pop().unwrap().within(LIMIT, |_place| async { Ok(()) }).await.unwrap();
         let newer = strangers.enter();
         assert!(!oldest.evicted.is_cancelled());
         let newest = strangers.enter();
         let began = tokio::time::Instant::now();
-        oldest.within(LIMIT, std::future::pending::<io::Result<()>>()).await.unwrap_err();
+        oldest.within(LIMIT, |place| shake_hands(place, false)).await.unwrap_err();
         assert_eq!(began.elapsed(), Duration::ZERO);
-        newest.within(LIMIT, async { Ok(()) }).await.unwrap();
-        newer.within(LIMIT, std::future::pending::<io::Result<()>>()).await.unwrap_err();
+        newest.within(LIMIT, |_place| async { Ok(()) }).await.unwrap();
+        newer.within(LIMIT, |place| shake_hands(place, false)).await.unwrap_err();
+        assert_eq!(began.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_said_the_password_makes_room_for_nobody() {
+        let mut strangers = Strangers::default();
+        let replica = strangers.enter();
+        let began = tokio::time::Instant::now();
+        let handshake = tokio::spawn(replica.within(LIMIT, |place| shake_hands(place, true)));
+        tokio::task::yield_now().await;
+        let flood: Vec<Stranger> = (0..2 * STRANGERS_MAX).map(|_| strangers.enter()).collect();
+        assert!(flood[0].evicted.is_cancelled());
+        handshake.await.unwrap().unwrap_err();
         assert_eq!(began.elapsed(), LIMIT);
     }
 }
