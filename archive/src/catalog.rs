@@ -75,13 +75,7 @@ impl Catalog {
     /// # Errors
     /// When there is no archive, the identities do not fit it, its own document is damaged or missing, or the store cannot be read.
     pub async fn open(store: &SourceStore, identities: &Identities) -> Result<Self, CatalogError> {
-        let Some(marker) = store.find_document::<Marker>(&ObjectName::Marker).await? else {
-            return Err(if store.is_claimed().await? {
-                CatalogError::MarkerMissing(store.describe(&ObjectName::Marker))
-            } else {
-                CatalogError::Absent(store.to_string())
-            });
-        };
+        let marker = read_marker(store).await?;
         let keys = Keyring::unlock(store, marker.archive, marker.encrypted, identities).await?;
         let (pages, manifests, mut spoken_of) =
             futures::try_join!(store.pages(), list_manifests(store), list_histories(store))?;
@@ -137,6 +131,25 @@ impl Catalog {
         }
         let belongs = format!("snapshot {} of archive {}", manifest.name(), manifest.archive);
         Err(store.damaged(&object, DocumentError::Misplaced { belongs }))
+    }
+}
+
+/// Reads the archive's own document.
+///
+/// # Errors
+/// When there is no archive, the document is damaged or missing, or the store cannot be read.
+pub async fn read_marker(store: &SourceStore) -> Result<Marker, CatalogError> {
+    find_marker(store).await?.ok_or_else(|| CatalogError::Absent(store.to_string()))
+}
+
+/// As [`read_marker`]; `None` where no agent has written yet.
+///
+/// # Errors
+/// When the document is damaged or missing, or the store cannot be read.
+pub async fn find_marker(store: &SourceStore) -> Result<Option<Marker>, CatalogError> {
+    match store.find_document(&ObjectName::Marker).await? {
+        None if store.is_claimed().await? => Err(CatalogError::MarkerMissing(store.describe(&ObjectName::Marker))),
+        found => Ok(found),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use redwind_tests::files::below;
 use redwind_tests::mark::Mark;
 use redwind_tests::on_each_flavor;
-use redwind_tests::redwind::{restore, verify};
+use redwind_tests::redwind::{restore, run, verify};
 use redwind_tests::server::{Server, ServerOptions};
 use redwind_tests::servers::Flavor;
 use redwind_tests::story::{Following, assert_restored, patient_server};
@@ -111,6 +111,9 @@ impl Archived {
 
     /// `verify` names the object, but for what nobody can miss.
     fn assert_named(&self, kind: &str, damage: Damage, object: &Path) {
+        // Without the archive's own document no entry can be told to belong to it.
+        let audited = run(Some(&self.following.store), &["list", "--audit"]);
+        let _ = audited.expect(if kind == "archive" { 4 } else { 0 });
         let found = verify(&self.following.store);
         if (kind, damage) == ("audit", Damage::Loss) {
             let _ = found.expect(0);

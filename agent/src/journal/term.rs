@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use redwind_archive::catalog::CatalogError;
+use redwind_archive::catalog::find_marker;
 use redwind_archive::document;
 use redwind_archive::documents::{Marker, TermClaim};
 use redwind_archive::keys::{Epoch, EpochId, Recipients};
@@ -51,11 +51,8 @@ pub(super) fn new_id(clock: &Clock) -> Ulid {
 
 /// Reads the archive's marker, or makes the archive. Whether it is encrypted was settled then.
 pub(super) async fn open_archive(store: &SourceStore, clock: &Clock, encrypted: bool) -> Result<Marker, JournalError> {
-    let marker = match store.find_document::<Marker>(&ObjectName::Marker).await? {
+    let marker = match find_marker(store).await? {
         Some(marker) => marker,
-        None if store.is_claimed().await? => {
-            return Err(CatalogError::MarkerMissing(store.describe(&ObjectName::Marker)).into());
-        }
         None => make_archive(store, clock, encrypted).await?,
     };
     if marker.source != *store.name() {

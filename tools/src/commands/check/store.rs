@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redwind_archive::documents::{HolderSign, HolderState, Marker};
+use redwind_archive::catalog::find_marker;
+use redwind_archive::documents::{HolderSign, HolderState};
 use redwind_archive::layout::{Folder, ObjectName, Sign, SourceName, TRIAL_PREFIX};
 use redwind_archive::position::Term;
-use redwind_archive::store::{Put, SourceStore, Store, StoreError, StoreUrl};
+use redwind_archive::store::{Put, SourceStore, Store, StoreUrl};
 use redwind_archive::time::Timestamp;
 use ulid::Ulid;
 
@@ -53,9 +54,8 @@ fn object(number: u64) -> ObjectName {
     ObjectName::Term(Term(number))
 }
 
-fn failure(check: &'static str, error: StoreError) -> Finding {
-    let error = anyhow::Error::from(error);
-    finding(check, Level::Failure, crate::exit::describe(&error))
+fn failure(check: &'static str, error: impl Into<anyhow::Error>) -> Finding {
+    finding(check, Level::Failure, crate::exit::describe(&error.into()))
 }
 
 const FIRST: Bytes = Bytes::from_static(b"redwind check: the first of two puts of this name");
@@ -208,7 +208,7 @@ async fn delete(trial: &SourceStore) -> Finding {
 /// What the agent will find under its name.
 async fn archive(store: &SourceStore) -> Option<Finding> {
     const CHECK: &str = "archive";
-    Some(match store.find_document::<Marker>(&ObjectName::Marker).await {
+    Some(match find_marker(store).await {
         Ok(None) => finding(CHECK, Level::Ok, format!("there is none in {store} yet: an agent will make it")),
         Ok(Some(marker)) if marker.source == *store.name() => {
             finding(CHECK, Level::Ok, format!("an agent will continue that in {store}, made at {}", marker.created))
@@ -237,6 +237,20 @@ mod tests {
             ["put", "put-if-absent", "put-if-absent race", "list", "signs of life", "delete", "archive"]
         );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// An agent would refuse to start there.
+    #[tokio::test]
+    async fn an_archive_whose_own_document_is_lost_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let url: StoreUrl = format!("file://{}", dir.path().display()).parse().unwrap();
+        let name: SourceName = "default".parse().unwrap();
+        let store = Store::create(&url).unwrap().source(&name);
+        store.put_new(&object(1), FIRST).await.unwrap();
+        let findings = check(&url, &name).await;
+        let told = findings.last().unwrap();
+        assert_eq!((told.check, told.level), ("archive", Level::Failure), "{told:?}");
+        assert!(told.message.contains("is missing although agents have written here"), "{told:?}");
     }
 
     #[tokio::test]

@@ -3,10 +3,9 @@
 use std::io::Write as _;
 
 use redwind_archive::audit::{self, Actor, AuditEvent, Destination, Recorded};
-use redwind_archive::catalog::CatalogError;
-use redwind_archive::documents::Marker;
-use redwind_archive::layout::ObjectName;
+use redwind_archive::catalog::read_marker;
 use redwind_archive::store::SourceStore;
+use redwind_link::sanitised;
 use serde::Serialize;
 
 use crate::archive_args::ArchiveArgs;
@@ -37,8 +36,7 @@ pub(super) async fn run(archive: &ArchiveArgs, json: bool) -> anyhow::Result<Sta
 }
 
 async fn read(store: &SourceStore) -> anyhow::Result<Log> {
-    let marker: Option<Marker> = store.find_document(&ObjectName::Marker).await?;
-    let marker = marker.ok_or_else(|| CatalogError::Absent(store.to_string()))?;
+    let marker = read_marker(store).await?;
     Ok(Log { source: store.name().to_string(), audit: audit::read_all(store, marker.archive).await? })
 }
 
@@ -57,12 +55,18 @@ fn show(log: &Log) -> String {
     format!("source {}\n{table}", log.source)
 }
 
+/// A text from an entry, whose words whoever may put below `audit/` chooses.
+fn plain(text: &str) -> String {
+    sanitised(text.as_bytes())
+}
+
 fn who(by: &Actor) -> String {
-    let user = if by.user.is_empty() { format!("uid {}", by.uid) } else { by.user.clone() };
-    format!("{user}@{} (pid {})", by.host, by.pid)
+    let user = if by.user.is_empty() { format!("uid {}", by.uid) } else { plain(&by.user) };
+    format!("{user}@{} (pid {})", plain(&by.host), by.pid)
 }
 
 fn describe(event: &AuditEvent) -> String {
+    let list = |texts: &[String]| texts.iter().map(|text| plain(text)).collect::<Vec<_>>().join(", ");
     match event {
         AuditEvent::Restore { target, position, destination, place } => {
             let means = match destination {
@@ -71,20 +75,18 @@ fn describe(event: &AuditEvent) -> String {
                 Destination::Into => "into the server",
                 Destination::Serve => "served to replicas at",
             };
-            format!("restore of {target} ({position}) {means} {place}")
+            format!("restore of {} ({position}) {means} {}", plain(target), plain(place))
         }
-        AuditEvent::Snapshot { peer, role } => format!("snapshot asked for by an {role} at {peer}"),
+        AuditEvent::Snapshot { peer, role } => format!("snapshot asked for by an {} at {}", plain(role), plain(peer)),
         AuditEvent::Takeover { term, former_term, former_host, former_pid, reason } => {
-            format!(
-                "took the archive over from process {former_pid} on {former_host}, term {former_term} to {term}: {reason}"
-            )
+            let host = plain(former_host);
+            let reason = plain(reason);
+            format!("took the archive over from process {former_pid} on {host}, term {former_term} to {term}: {reason}")
         }
         AuditEvent::NewKey { epoch, recipients } => {
-            format!("began to encrypt under key epoch {epoch}, wrapped to {}", recipients.join(", "))
+            format!("began to encrypt under key epoch {epoch}, wrapped to {}", list(recipients))
         }
-        AuditEvent::Rewrap { recipients, epochs } => {
-            format!("keys of {epochs} epochs wrapped to {}", recipients.join(", "))
-        }
+        AuditEvent::Rewrap { recipients, epochs } => format!("keys of {epochs} epochs wrapped to {}", list(recipients)),
         AuditEvent::Unknown => "something that a newer redwind writes down".to_owned(),
     }
 }
@@ -98,19 +100,42 @@ mod tests {
     use redwind_archive::time::Timestamp;
     use ulid::Ulid;
 
+    /// An entry of a restore, with these texts.
+    fn restore(user: &str, host: &str, target: &str, place: &str) -> AuditEntry {
+        let by = Actor { user: user.into(), uid: 7, host: host.into(), pid: 42, redwind: "1".into() };
+        let position = Position { history: HistoryId(Ulid(1)), offset: Offset(9) };
+        let (target, place) = (target.to_owned(), place.to_owned());
+        let event = AuditEvent::Restore { target, position, destination: Destination::Aof, place };
+        AuditEntry { entry: Ulid(2), archive: Ulid(3), time: Timestamp(1_763_733_787_250_001), by, event }
+    }
+
+    fn shown(entries: Vec<Option<AuditEntry>>) -> String {
+        let name = AuditName { time: Timestamp(1_763_733_787_250_001), entry: Ulid(2) };
+        let audit = entries.into_iter().map(|entry| Recorded { name, entry }).collect();
+        show(&Log { source: "default".into(), audit })
+    }
+
     #[test]
     fn an_entry_tells_when_who_and_what_and_a_damaged_one_when() {
-        let by = Actor { user: "ann".into(), uid: 7, host: "db1".into(), pid: 42, redwind: "1".into() };
-        let position = Position { history: HistoryId(Ulid(1)), offset: Offset(9) };
-        let (target, place) = ("latest".to_owned(), "/restored".to_owned());
-        let event = AuditEvent::Restore { target, position, destination: Destination::Aof, place };
-        let name = AuditName { time: Timestamp(1_763_733_787_250_001), entry: Ulid(2) };
-        let entry = AuditEntry { entry: name.entry, archive: Ulid(3), time: name.time, by, event };
-        let audit = vec![Recorded { name, entry: Some(entry) }, Recorded { name, entry: None }];
-        let shown = show(&Log { source: "default".into(), audit });
+        let shown = shown(vec![Some(restore("ann", "db1", "latest", "/restored")), None]);
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[2].contains("2025-11-21T14:03:07.250001Z") && lines[2].contains("ann@db1 (pid 42)"), "{shown}");
-        assert!(lines[2].contains(&format!("restore of latest ({position}) to the folder /restored")), "{shown}");
+        assert!(
+            lines[2].contains("restore of latest (") && lines[2].contains(":9) to the folder /restored"),
+            "{shown}"
+        );
         assert!(lines[3].contains("2025-11-21T14:03:07.250001Z") && lines[3].contains("damaged"), "{shown}");
+    }
+
+    #[test]
+    fn an_entry_can_neither_add_lines_nor_steer_the_terminal() {
+        let harmless = shown(vec![Some(restore("ann", "db1", "latest", "/restored"))]);
+        let forged = "x\n2026-01-01T00:00:00Z root@db1\r\u{1b}[2J\u{202e}";
+        let shown = shown(vec![Some(restore(forged, forged, forged, forged))]);
+        assert_eq!(shown.lines().count(), harmless.lines().count(), "{shown:?}");
+        assert!(
+            shown.matches("\\n2026-01-01").count() == 4 && !shown.contains(['\u{1b}', '\r', '\u{202e}']),
+            "{shown:?}"
+        );
     }
 }
