@@ -10,7 +10,7 @@ use redwind_tests::story::{Following, QUICK};
 use redwind_tests::workload::Workload;
 
 /// The line that the README gives.
-const ACL: &str = "user redwind on >secret -@all +psync +replconf +ping +info +config|get +module|list +role +time";
+const ACL: &str = "user redwind on >secret -@all +psync +replconf +ping +info +config|get +module|list +time";
 
 /// Writes, marks, restores: whatever way the agent has come.
 fn follow(flavor: &Flavor, server: &Server, source: &str, more: &[&str]) {

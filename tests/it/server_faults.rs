@@ -308,7 +308,7 @@ fn a_lost_right_and_a_new_password_are_survived(flavor: &Flavor) {
     let story = "a_lost_right_and_a_new_password_are_survived";
     let options = ServerOptions::default()
         .config("repl-backlog-size 64mb")
-        .config("user redwind on >one -@all +psync +replconf +ping +info +config|get +module|list +role +time");
+        .config("user redwind on >one -@all +psync +replconf +ping +info +config|get +module|list +time");
     let server = Server::start_with(flavor, options);
     let folder = tempfile::tempdir().unwrap();
     let password = folder.path().join("password");
