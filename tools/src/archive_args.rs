@@ -32,10 +32,13 @@ impl ArchiveArgs {
         self.store.is_some()
     }
 
-    /// The store's URL.
+    /// The store's URL, for a command that reads a settings file.
     pub(crate) fn store_url(&self) -> Result<StoreUrl, UsageError> {
-        let missing = || UsageError::new("no store: give --store URL, REDWIND_STORE, or `store` in the settings file");
-        let text = self.store.as_deref().ok_or_else(missing)?;
+        self.parsed("no store: give --store URL, REDWIND_STORE, or `store` in the settings file")
+    }
+
+    fn parsed(&self, missing: &str) -> Result<StoreUrl, UsageError> {
+        let text = self.store.as_deref().ok_or_else(|| UsageError::new(missing))?;
         text.parse().map_err(|error| UsageError::new(format!("store: {error}")))
     }
 
@@ -58,7 +61,7 @@ impl ArchiveArgs {
 
     /// Opens the archive that was named, or every one that there is.
     pub(crate) async fn open_all(&self) -> anyhow::Result<Vec<SourceStore>> {
-        let store = Store::open(&self.store_url()?)?;
+        let store = Store::open(&self.parsed("no store: give --store URL, or REDWIND_STORE")?)?;
         if let Some(name) = &self.name {
             return Ok(vec![store.source(name)]);
         }

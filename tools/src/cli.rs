@@ -38,23 +38,14 @@ pub(crate) struct Cli {
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Follow a server and write its archive, until told to stop
     Agent(Box<AgentArgs>),
-    /// Find out whether a source and a store are fit, before relying on them
     Check(CheckArgs),
-    /// Show what can be restored: windows, blurs, gaps, snapshots
     List(ListArgs),
-    /// Restore the state at any instant: to files, into a server, or to whoever replicates
     Restore(Box<RestoreArgs>),
-    /// Read every object and check every promise of the format
     Verify(VerifyArgs),
-    /// Make an identity and its recipient, for an encrypted archive
     Keygen(KeygenArgs),
-    /// Let further recipients read what has been encrypted so far
     Rewrap(RewrapArgs),
-    /// Show a running agent's health and how far behind it is
     Status(StatusArgs),
-    /// Ask a running agent for a snapshot now
     Snapshot(SnapshotArgs),
 }
 

@@ -7,10 +7,10 @@ use redwind_archive::keys::{Identities, IdentityError, Recipients};
 #[derive(clap::Args, Clone)]
 #[command(next_help_heading = "Encryption")]
 pub(crate) struct RecipientArgs {
-    /// Encrypt the archive to this age recipient (age1…); repeat it, or separate several with commas
+    /// An age recipient (age1…) to encrypt to; repeat it, or separate several with commas
     ///
-    /// Any one of the recipients' identities opens what is written from now on; `redwind keygen` makes
-    /// one. Only a new archive can begin to be encrypted, and it stays so.
+    /// The identity of any one of them opens what was encrypted to it; `redwind keygen` makes both. Only a
+    /// new archive can begin to be encrypted, and it stays so.
     #[arg(long, value_name = "RECIPIENT", value_delimiter = ',')]
     recipient: Vec<String>,
 

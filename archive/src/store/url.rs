@@ -50,7 +50,7 @@ pub struct StoreUrlError {
     problem: &'static str,
 }
 
-const FORMS: &str = "expected file:///path, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or memory://";
+const FORMS: &str = "expected file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
 
 impl FromStr for StoreUrl {
     type Err = StoreUrlError;

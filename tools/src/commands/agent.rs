@@ -31,6 +31,7 @@ A settings file looks like this; its keys are the options' names:
 Flags win over the environment, and that over the file. ${NAME} in the file is replaced by the
 environment variable; one that is not set is an error.";
 
+/// Follow a server and write its archive, until told to stop
 #[derive(clap::Args)]
 #[command(after_long_help = CONFIG_HELP)]
 pub(crate) struct AgentArgs {
@@ -142,9 +143,9 @@ impl SuccessionArgs {
             (false, false) => Ok(Succession::Yield),
             (true, false) => Ok(Succession::TakeOver),
             (false, true) => Ok(Succession::StandBy),
-            (true, true) => {
-                Err(UsageError::new("--takeover and --standby: one waits for the writer's end, the other not"))
-            }
+            (true, true) => Err(UsageError::new(
+                "--takeover and --standby: choose one; the one does not wait for the writer's end, the other does",
+            )),
         }
     }
 }

@@ -23,6 +23,10 @@ const EXIT_HELP: &str = "\
 Exit status: 0 when source and store are fit, though there may be warnings; 5 when the store is not;
 7 when the source is not.";
 
+/// Find out whether a source and a store are fit, before relying on them
+///
+/// Each finding comes with the line to type. Nothing is changed on the server; in the store a few small
+/// objects are put into a folder of their own and deleted again, where that is allowed.
 #[derive(clap::Args)]
 #[command(after_help = EXIT_HELP)]
 pub(crate) struct CheckArgs {

@@ -10,7 +10,7 @@ use redwind_archive::keys::NewIdentity;
 
 use crate::exit::{Status, UsageError};
 
-/// Makes an age identity, whose recipient archives are encrypted to
+/// Make an age identity, whose recipient archives are encrypted to
 ///
 /// Keep the identity where no agent is and no bucket's keys are, and more than once: without it nothing
 /// can be restored. The recipient is for `redwind agent --recipient`.

@@ -17,15 +17,9 @@ use crate::exit::Status;
 use crate::key_args::ArchiveIdentityArgs;
 use crate::screen::{self, bytes};
 
-/// Shows what can be restored: windows, the blurs in them and the gaps between them, snapshots, sizes.
+/// Show what can be restored: windows, the blurs in them, the gaps between them, snapshots
 #[derive(clap::Args)]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    archive: ArchiveArgs,
-
-    #[command(flatten)]
-    identity: ArchiveIdentityArgs,
-
     /// Show the audit log instead: who restored what to where, and what else was done by hand
     ///
     /// An entry says what its writer knew of itself. Restores with credentials that may only read have
@@ -37,6 +31,12 @@ pub(crate) struct ListArgs {
     /// array audit
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    archive: ArchiveArgs,
+
+    #[command(flatten)]
+    identity: ArchiveIdentityArgs,
 }
 
 /// One source, as `--json` prints it.

@@ -30,14 +30,14 @@ use report::Report;
 
 const TARGET_HELP: &str = "\
 Targets:
-    2026-11-20T14:03:07.250Z               an instant; every write that had arrived by then is included
+    2026-11-20T14:03:07.250Z               an instant: every write that had arrived by then
     '2026-11-20 14:03:07[Europe/Berlin]'   the same in a time zone; without one, in this machine's
     '15m ago', 1795183387.25               a while ago; seconds or milliseconds since 1970
     latest                                 the newest state there is
     offset:4711, offset:<history>:4711     after the last record that ends at or before the offset
-    before:<record>, after:<record>        just before or after a record, by its id <history>:<offset>";
+    before:<record>, after:<record>        just before or after one record, <history>:<offset>";
 
-/// Restores the state at any instant
+/// Restore the state at any instant: to files, into a server, or to whoever replicates
 ///
 /// Exactly one destination is given: an append-only file or an RDB file that a server starts from, a
 /// running server, or any server that comes and replicates. Nothing appears there before it is whole.
@@ -45,20 +45,36 @@ Targets:
 #[derive(clap::Args)]
 #[command(after_help = TARGET_HELP)]
 pub(crate) struct RestoreArgs {
-    #[command(flatten)]
-    archive: ArchiveArgs,
-
     /// What to restore to: a time, latest, an offset, or a record (see below)
-    #[arg(long, env = "REDWIND_TO", value_name = "TARGET", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TARGET", allow_hyphen_values = true)]
     to: String,
 
     /// Restore from this history, where several have the target
-    #[arg(long, env = "REDWIND_HISTORY", value_name = "ID")]
+    #[arg(long, value_name = "ID")]
     history: Option<HistoryId>,
 
     /// Build on this snapshot rather than on the newest before the target: a way round a damaged one
-    #[arg(long, env = "REDWIND_SNAPSHOT", value_name = "ID")]
+    #[arg(long, value_name = "ID")]
     snapshot: Option<ulid::Ulid>,
+
+    /// Only find out and show what would be restored
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace what is at the destination: files, or the data of the server
+    #[arg(long)]
+    force: bool,
+
+    /// Do not ask before the data of a server is replaced
+    #[arg(long)]
+    yes: bool,
+
+    /// Print JSON: what was restored, and what to type next
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    archive: ArchiveArgs,
 
     #[command(flatten)]
     identity: ArchiveIdentityArgs,
@@ -68,22 +84,6 @@ pub(crate) struct RestoreArgs {
 
     #[command(flatten)]
     how: HowArgs,
-
-    /// Only find out and show what would be restored
-    #[arg(long, env = "REDWIND_DRY_RUN")]
-    dry_run: bool,
-
-    /// Replace what is at the destination: files, or the data of the server
-    #[arg(long, env = "REDWIND_FORCE")]
-    force: bool,
-
-    /// Do not ask before the data of a server is replaced
-    #[arg(long, env = "REDWIND_YES")]
-    yes: bool,
-
-    /// Print JSON: what was restored, and what to type next
-    #[arg(long, env = "REDWIND_JSON")]
-    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -91,21 +91,21 @@ pub(crate) struct RestoreArgs {
 #[group(multiple = false)]
 struct DestinationArgs {
     /// A new or empty folder: becomes a data directory that a server starts from
-    #[arg(long, env = "REDWIND_AOF", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     aof: Option<PathBuf>,
 
     /// An RDB file; unless the target is exactly a snapshot, a server makes it (see --engine)
-    #[arg(long, env = "REDWIND_RDB", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     rdb: Option<PathBuf>,
 
     /// A running, empty server, which replicates from us and is released when it has everything
     ///
     /// A password in the URL is visible in the process list: give the URL in REDWIND_INTO.
-    #[arg(long, env = "REDWIND_INTO", value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     into: Option<ServerUrl>,
 
     /// Listen there as a primary, for any server that knows the password which is printed
-    #[arg(long, env = "REDWIND_SERVE", value_name = "ADDR", value_parser = listen_address)]
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     serve: Option<SocketAddr>,
 }
 
@@ -113,19 +113,19 @@ struct DestinationArgs {
 #[command(next_help_heading = "How")]
 struct HowArgs {
     /// The server program that makes the RDB file, instead of one of the source's vendor on PATH
-    #[arg(long, env = "REDWIND_ENGINE", value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     engine: Option<PathBuf>,
 
     /// One more argument for that server; repeat it: --engine-arg --loadmodule --engine-arg FILE
-    #[arg(long, env = "REDWIND_ENGINE_ARG", value_name = "ARG", allow_hyphen_values = true)]
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     engine_arg: Vec<std::ffi::OsString>,
 
     /// Where the server of --into reaches us, instead of an address chosen on the way to it
-    #[arg(long, env = "REDWIND_LISTEN", value_name = "ADDR", value_parser = listen_address, requires = "into")]
+    #[arg(long, value_name = "ADDR", value_parser = listen_address, requires = "into")]
     listen: Option<SocketAddr>,
 
     /// End --serve when a server has taken everything and left
-    #[arg(long, env = "REDWIND_ONCE", requires = "serve")]
+    #[arg(long, requires = "serve")]
     once: bool,
 
     #[command(flatten)]

@@ -10,7 +10,7 @@ use crate::archive_args::ArchiveArgs;
 use crate::exit::{Status, UsageError};
 use crate::key_args::{ArchiveIdentityArgs, RecipientArgs};
 
-/// Lets further recipients read what has been encrypted so far, without writing it anew
+/// Let further recipients read what has been encrypted so far, without writing it anew
 ///
 /// Wraps the archive's data keys, as far as the identities open them, to the recipients, beside the
 /// wrappings there are. Takes nothing from those who could read it before. The agent needs its own

@@ -11,14 +11,17 @@ use crate::agent_address::{AgentAddressArgs, refusal};
 use crate::exit::Status;
 use crate::screen::{bytes, spinner};
 
+/// Ask a running agent for a snapshot now
+///
+/// Waits until it is complete. It costs the server a fork, and an agent with tokens wants an operator's.
 #[derive(clap::Args)]
 pub(crate) struct SnapshotArgs {
-    #[command(flatten)]
-    agent: AgentAddressArgs,
-
     /// Print the complete snapshot as JSON, as `redwind status --json` shows it
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    agent: AgentAddressArgs,
 }
 
 pub(crate) async fn run(args: SnapshotArgs) -> anyhow::Result<Status> {

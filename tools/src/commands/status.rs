@@ -14,11 +14,9 @@ use crate::quantity::Interval;
 
 const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
+/// Show a running agent's health and how far behind it is
 #[derive(clap::Args)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    agent: AgentAddressArgs,
-
     /// Keep showing it as it changes, until interrupted
     #[arg(long)]
     watch: bool,
@@ -31,6 +29,9 @@ pub(crate) struct StatusArgs {
     /// instants as RFC 3339; null is `not known` or `none`, never zero
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    agent: AgentAddressArgs,
 }
 
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<Status> {

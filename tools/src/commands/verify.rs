@@ -14,7 +14,7 @@ use crate::key_args::ArchiveIdentityArgs;
 use crate::screen::{self, bytes};
 use promised::Promises;
 
-/// Reads every object and checks every promise of the format; exit status 4 tells of damage
+/// Read every object and check every promise of the format; exit status 4 tells of damage
 ///
 /// What a bucket alone cannot show is the loss of its newest objects. With --agent the archive must also
 /// hold what its running agent says is durable.
@@ -23,6 +23,10 @@ use promised::Promises;
 /// --identity-file; all else is checked without.
 #[derive(clap::Args)]
 pub(crate) struct VerifyArgs {
+    /// Print JSON: per source what was read, and the array findings
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     archive: ArchiveArgs,
 
@@ -35,10 +39,6 @@ pub(crate) struct VerifyArgs {
 
     #[command(flatten)]
     identity: IdentityArgs,
-
-    /// Print JSON: per source what was read, and the array findings
-    #[arg(long)]
-    json: bool,
 }
 
 /// One source, as `--json` prints it.
