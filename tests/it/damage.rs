@@ -73,19 +73,17 @@ impl Archived {
         let mut following = Following::start(&server);
         workload.run(&mut cli, 100);
         let early = following.mark("before the damage", &server);
-        following.wait_durable(&server);
+        following.flush(&server);
         let sound = below(&following.archive().join("log")).len();
         workload.run(&mut cli, 100);
         let late = following.mark("after the damage", &server);
         // so that the second snapshot does not stand at the mark
-        cli.command(&["SET", "one", "more"]);
-        following.wait_durable(&server);
+        following.flush(&server);
         let between = below(&following.archive().join("log")).swap_remove(sound);
         let _ = following.agent.snapshot().expect(0);
         workload.run(&mut cli, 20);
         let newest = following.mark("after the second snapshot", &server);
         // the next term says where the log of this one ended: what is lost before is no longer a tail
-        following.wait_durable(&server);
         assert_eq!(following.agent.stop().code(), Some(0));
         following.agent.start_again();
         following.wait_restorable();
@@ -216,7 +214,6 @@ fn a_damaged_end_is_read_again_or_told(flavor: &Flavor) {
     let mut following = Following::start(&server);
     workload.run(&mut cli, 100);
     let mark = following.mark("in what gets damaged", &server);
-    following.wait_durable(&server);
     assert_eq!(following.agent.stop().code(), Some(0));
     damage_the_end(&following);
     let _ = verify(&following.store).expect(4);
@@ -238,7 +235,7 @@ fn a_damaged_end_is_read_again_or_told(flavor: &Flavor) {
     following.agent.start_again();
     following.wait_restorable();
     let mark = following.mark("in the history after", &server);
-    following.wait_durable(&server);
+    following.flush(&server);
     let gaps = following.list()["gaps"].take();
     assert_eq!(gaps[0]["cause"], "log_damaged", "{gaps}");
     following.check_newest(&mark);

@@ -185,7 +185,7 @@ fn a_second_signal_ends_at_once(flavor: &Flavor) {
     assert_eq!(ended.code(), Some(1), "{}", following.agent.log());
     away.give_back();
     following.agent.start_again();
-    following.wait_durable(&server);
+    following.flush(&server);
     assert_eq!(following.restored("latest").get("kept"), "in the spool");
 }
 on_each_flavor!(a_second_signal_ends_at_once: redis_7_0);

@@ -136,7 +136,7 @@ fn a_slow_store_costs_the_server_nothing(flavor: &Flavor) {
     assert!(following.agent.offset(Stage::Durable).unwrap() < cli.offset(), "the store is away");
     away.give_back();
     let mark = following.mark("when the store was back", &server);
-    following.wait_durable(&server);
+    following.flush(&server);
     assert_eq!(following.list()["gaps"], Json::Array(Vec::new()));
     following.check_offset(&mark);
     following.verify();

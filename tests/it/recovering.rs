@@ -215,7 +215,7 @@ fn agent_stopped_for_long_leaves_a_blur(flavor: &Flavor) {
         workload.step(&mut cli);
     }
     following.agent.go_on();
-    following.wait_durable(&server);
+    following.flush(&server);
     let after = following.mark("after the stop", &server);
     workload.run(&mut cli, 50);
     following.wait_durable(&server);
@@ -254,7 +254,7 @@ fn a_link_that_breaks_again_and_again_loses_nothing(flavor: &Flavor) {
         proxy.end_all(ending);
         poll::until_true("the agent is back", || proxy.accepted() > connections);
     }
-    following.wait_durable(&server);
+    following.flush(&server);
     let mark = following.mark("after the cuts", &server);
     workload.run(&mut cli, 20);
     following.wait_durable(&server);

@@ -17,7 +17,7 @@ fn the_older_of_two_agents_is_fenced(flavor: &Flavor) {
     let mut following = Following::start(&server);
     workload.run(&mut cli, 100);
     let before = following.mark("the first agent's", &server);
-    following.wait_durable(&server);
+    following.flush(&server);
     let mut second = Agent::start(&server.url(), &following.store, &[QUICK, &["--takeover"]].concat());
     second.wait_ready();
     workload.run(&mut cli, 50);

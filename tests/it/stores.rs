@@ -4,7 +4,7 @@ use redwind_tests::objects::{Kind, ObjectServer};
 use redwind_tests::proxy::{Ending, Proxy};
 use redwind_tests::redwind::{Agent, Stage, StoreAddress, run, verify};
 use redwind_tests::servers::Flavor;
-use redwind_tests::story::{QUICK, check, only_source, patient_server};
+use redwind_tests::story::{QUICK, check, flush, only_source, patient_server};
 use redwind_tests::workload::Workload;
 use redwind_tests::{mark::Mark, on_each_flavor, poll};
 use serde_json::Value as Json;
@@ -24,7 +24,7 @@ fn tell(flavor: &Flavor, kind: Kind, story: &str) {
         |label: &str, agent: &Agent| Mark::take(label, &server, |offset| agent.wait_offset(Stage::Received, offset));
     workload.run(&mut cli, 50);
     let before = take("before the outage", &agent);
-    agent.wait_offset(Stage::Durable, cli.offset());
+    flush(&agent, &server);
 
     proxy.refuse(true);
     proxy.end_all(Ending::Reset);
