@@ -6,6 +6,8 @@
 
 mod error;
 mod signs;
+#[cfg(test)]
+mod tests;
 mod url;
 
 use std::fmt;
@@ -25,6 +27,10 @@ use crate::layout::{self, Folder, ObjectName, PageName, SegmentName, SourceName}
 
 pub use error::{Advice, Operation, StoreError};
 pub use url::{StoreUrl, StoreUrlError};
+
+/// Longest object that is read: more than a segment or a chunk of the largest that an agent makes, of 64 MiB
+/// and what arrived last, with marks and heads.
+pub const OBJECT_BYTES_MAX: u64 = 256 << 20;
 
 /// A store that holds archives, each in the folder of its source.
 #[derive(Clone, Debug)]
@@ -181,13 +187,23 @@ impl SourceStore {
     /// An object's bytes.
     ///
     /// # Errors
-    /// When it is absent or the store cannot be read.
+    /// When it is absent, longer than [`OBJECT_BYTES_MAX`], or the store cannot be read.
     pub async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
-        let path = self.path(&name.to_string());
-        let get = async { self.client.get(&path).await?.bytes().await };
-        let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
+        let bytes = self.get_up_to(name, OBJECT_BYTES_MAX).await?;
+        let bytes = bytes.ok_or_else(|| StoreError::TooLong { object: self.describe(name) })?;
         metrics::counter!("redwind_store_read_bytes_total").increment(bytes.len() as u64);
         Ok(bytes)
+    }
+
+    /// A whole object, unless it is longer: then none of it is kept.
+    async fn get_up_to(&self, name: &ObjectName, bytes_max: u64) -> Result<Option<Bytes>, StoreError> {
+        let path = self.path(&name.to_string());
+        let get = async {
+            let found = self.client.get(&path).await?;
+            let fits = found.meta.size <= bytes_max;
+            Ok(if fits { Some(found.bytes().await?) } else { None })
+        };
+        measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))
     }
 
     /// The last `count` bytes of an object of `length` bytes.
@@ -223,13 +239,7 @@ impl SourceStore {
         name: &ObjectName,
         decode: impl FnOnce(&[u8]) -> Result<D, DocumentError>,
     ) -> Result<D, StoreError> {
-        let path = self.path(&name.to_string());
-        let get = async {
-            let found = self.client.get(&path).await?;
-            let fits = found.meta.size <= DOCUMENT_BYTES_MAX;
-            Ok(if fits { Some(found.bytes().await?) } else { None })
-        };
-        let bytes = measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))?;
+        let bytes = self.get_up_to(name, DOCUMENT_BYTES_MAX).await?;
         decode(bytes.as_deref().unwrap_or_default()).map_err(|source| self.damaged(name, source))
     }
 
@@ -403,45 +413,4 @@ async fn measured<T>(
         .increment(1);
     metrics::histogram!("redwind_store_request_seconds", "operation" => operation.as_str()).record(began.elapsed());
     result
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::position::Term;
-    use object_store::memory::InMemory;
-
-    fn source(store: &Store) -> SourceStore {
-        store.source(&"default".parse().unwrap())
-    }
-
-    #[tokio::test]
-    async fn the_first_put_wins_and_the_second_is_shown_what_won() {
-        let store = source(&Store::over(Arc::new(InMemory::new()), "memory://"));
-        let name = ObjectName::Term(Term(1));
-        assert_eq!(store.put_new(&name, Bytes::from("mine")).await.unwrap(), Put::Stored);
-        assert_eq!(store.put_new(&name, Bytes::from("mine")).await.unwrap(), Put::Stored);
-        assert_eq!(store.put_new(&name, Bytes::from("theirs")).await.unwrap(), Put::Taken(Bytes::from("mine")));
-        assert!(store.exists(&name).await.unwrap());
-        assert_eq!(store.list(&Folder::Terms).await.unwrap(), [(name.clone(), 4)]);
-        store.delete(&name).await.unwrap();
-        store.delete(&name).await.unwrap();
-        assert!(store.get(&name).await.unwrap_err().is_absent());
-    }
-
-    #[tokio::test]
-    async fn an_empty_folder_lists_nothing_also_on_disk() {
-        let folder = tempfile::tempdir().unwrap();
-        let url: StoreUrl = format!("file://{}", folder.path().join("new").display()).parse().unwrap();
-        assert!(Store::open(&url).is_err());
-        let store = Store::create(&url).unwrap();
-        assert!(store.sources().await.unwrap().is_empty());
-        let source = source(&store);
-        assert!(source.pages().await.unwrap().is_empty());
-        assert!(source.list(&Folder::Terms).await.unwrap().is_empty());
-        let name = ObjectName::History(crate::position::HistoryId(Ulid(9)));
-        source.put_new(&name, Bytes::from("x")).await.unwrap();
-        assert_eq!(store.sources().await.unwrap().len(), 1);
-        assert_eq!(source.everything().try_collect::<Vec<_>>().await.unwrap(), [(Ok(name), 1)]);
-    }
 }

@@ -243,6 +243,7 @@ async fn check_marker(store: &SourceStore, report: &mut Report) -> Result<Option
 fn describe(error: &StoreError) -> String {
     match error {
         StoreError::Damaged { source, .. } => source.to_string(),
+        StoreError::TooLong { .. } => "damaged: it is longer than any object of an archive".to_owned(),
         StoreError::Request { .. } => error.to_string(),
     }
 }

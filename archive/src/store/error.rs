@@ -63,6 +63,12 @@ pub enum StoreError {
         /// What the client says.
         source: object_store::Error,
     },
+    /// An object is there, and longer than any that an agent makes.
+    #[error("{object} cannot be used: damaged, it is longer than any object of an archive")]
+    TooLong {
+        /// Which object.
+        object: String,
+    },
     /// An object was read and is damaged, or takes a key that is not at hand.
     #[error("{object} cannot be used")]
     Damaged {
@@ -84,6 +90,7 @@ impl StoreError {
         use object_store::Error;
         let (operation, source) = match self {
             Self::Request { operation, source, .. } => (operation, source),
+            Self::TooLong { .. } => return Advice::Damaged,
             Self::Damaged { source, .. } if source.is_damage() => return Advice::Damaged,
             Self::Damaged { .. } => return Advice::Locked,
         };
@@ -120,7 +127,7 @@ impl StoreError {
                 DocumentError::Key(KeyError::Locked(epoch)) => Some(epoch),
                 _ => None,
             },
-            Self::Request { .. } => None,
+            Self::Request { .. } | Self::TooLong { .. } => None,
         }
     }
 

@@ -4,7 +4,7 @@ use futures::stream::{self, StreamExt};
 use redwind_stream::{Framer, FramerState, RecordKind};
 
 use super::documents::Writers;
-use super::{Mentions, Report, Severity};
+use super::{Mentions, Report, Severity, describe};
 use crate::catalog::{Catalog, HistoryLog};
 use crate::chain::Chain;
 use crate::layout::{ObjectName, PageName, Reading, SegmentName};
@@ -57,14 +57,15 @@ pub(super) async fn check(
                         replay.push(&object, &name, &segment, report);
                     }
                 }
-                Err(ReadError::Store(error)) => return Err(error),
+                Err(ReadError::Store(error)) if !error.is_damage() => return Err(error),
                 Err(error) => {
                     report.foreign += u64::from(matches!(error, ReadError::Misplaced { .. }));
                     if counts {
-                        report.damage(&object, describe(&error));
+                        report.damage(&object, describe_read(&error));
                         replay.lost(name.end);
                     } else {
-                        report.note(object, format!("{}; a newer term's log stands in its place", describe(&error)));
+                        report
+                            .note(object, format!("{}; a newer term's log stands in its place", describe_read(&error)));
                     }
                 }
             }
@@ -101,12 +102,12 @@ fn note_keys(object: &ObjectName, segment: &Segment, report: &mut Report) {
     report.undecrypted += u64::from(segment.is_sealed());
 }
 
-fn describe(error: &ReadError) -> String {
+fn describe_read(error: &ReadError) -> String {
     match error {
         ReadError::Damaged { source, .. } => source.to_string(),
         ReadError::Misplaced { belongs, .. } => format!("misplaced: it belongs to {belongs}"),
         ReadError::Missing { .. } => "missing".to_owned(),
-        ReadError::Store(error) => error.to_string(),
+        ReadError::Store(error) => describe(error),
     }
 }
 

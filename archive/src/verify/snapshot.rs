@@ -169,6 +169,7 @@ async fn read_chunk(
             error => Unreadable::Damaged(error.to_string()),
         }),
         Err(error) if error.is_absent() => Err(Unreadable::Damaged("missing".to_owned())),
+        Err(error) if error.is_damage() => Err(Unreadable::Damaged(describe(&error))),
         Err(error) => Err(Unreadable::Store(error)),
     };
     (name, entry.stored, chunk)

@@ -15,6 +15,7 @@ use redwind_archive::documents::{Cause, HistoryStart, Manifest, Marker, TermClai
 use redwind_archive::keys::{Identities, Keyring};
 use redwind_archive::layout::{ObjectName, SEGMENTS_UNDER_WAY_MAX};
 use redwind_archive::segment::Segment;
+use redwind_archive::store::OBJECT_BYTES_MAX;
 use redwind_archive::testing::{Harm, Objects, Read, Writer, at, command, kind, read};
 use redwind_archive::verify::{Report, Severity, verify};
 
@@ -376,5 +377,21 @@ async fn what_has_expired_is_noted_and_no_damage() {
         let report = verified(&objects).await;
         assert!(!report.is_damaged(), "{:?}", report.findings);
         assert!(!report.findings.is_empty());
+    }
+}
+
+/// What somebody else has put in an object's place costs no memory, however long it is.
+#[tokio::test]
+async fn an_object_longer_than_any_is_named_and_not_read() {
+    let objects = archive(1);
+    let names: Vec<String> = ["log", "chunk"].map(|of| of_group(&objects, &[of]).swap_remove(0)).into();
+    let long = Bytes::from(vec![0; OBJECT_BYTES_MAX as usize + 1]);
+    for name in &names {
+        objects.put(name, long.clone());
+    }
+    let report = verified(&objects).await;
+    for name in &names {
+        let found = report.findings.iter().find(|finding| finding.object == *name).map(|found| &found.problem);
+        assert!(found.is_some_and(|problem| problem.contains("longer than any")), "{:?}", report.findings);
     }
 }
