@@ -116,6 +116,14 @@ fn what_is_missing_is_told_with_its_three_ways() {
 }
 
 #[test]
+fn what_is_no_id_is_told_where_ids_are_found() {
+    for option in ["--history", "--snapshot"] {
+        let error = read(&["restore", "--to", "latest", option, "nope"]).err().unwrap().to_string();
+        assert!(error.contains(option) && error.contains("as `redwind list` shows it"), "{error}");
+    }
+}
+
+#[test]
 fn a_password_comes_from_one_place() {
     let (dir, path) = file("source-password = 'from-file'\n");
     let secret = dir.path().join("secret");

@@ -8,6 +8,7 @@ mod report;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::Context as _;
 use jiff::Zoned;
@@ -50,11 +51,11 @@ pub(crate) struct RestoreArgs {
     to: String,
 
     /// Restore from this history, where several have the target
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id::<HistoryId>)]
     history: Option<HistoryId>,
 
     /// Build on this snapshot rather than on the newest before the target: a way round a damaged one
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id::<ulid::Ulid>)]
     snapshot: Option<ulid::Ulid>,
 
     /// Only find out and show what would be restored
@@ -154,6 +155,10 @@ impl HowArgs {
     fn tls(&self, server: &ServerUrl) -> TlsOptions {
         if server.is_tls() { self.tls.options() } else { TlsOptions::default() }
     }
+}
+
+fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "expected an id of 26 letters and digits, as `redwind list` shows it")
 }
 
 /// An address such as `127.0.0.1:7000`, `[::1]:7000`, an address alone for any free port, or a port
