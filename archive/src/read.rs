@@ -60,9 +60,14 @@ impl ReadError {
 ///
 /// # Errors
 /// When it is missing or the store cannot be read.
-pub async fn fetch(store: &SourceStore, page: &PageName, segment: &SegmentName) -> Result<Bytes, ReadError> {
+pub async fn fetch(
+    store: &SourceStore,
+    page: &PageName,
+    segment: &SegmentName,
+    take: impl FnOnce(usize) -> Vec<u8>,
+) -> Result<Vec<u8>, ReadError> {
     let name = ObjectName::Segment(page.clone(), *segment);
-    store.get(&name).await.map_err(|error| {
+    store.get_into(&name, take).await.map_err(|error| {
         if error.is_absent() { ReadError::Missing { object: store.describe(&name) } } else { ReadError::Store(error) }
     })
 }
@@ -108,6 +113,6 @@ pub async fn read(
     page: &PageName,
     name: &SegmentName,
 ) -> Result<Segment, ReadError> {
-    let bytes = fetch(store, page, name).await?;
-    decode(store, marker, keys, page, name, &bytes)
+    let bytes = fetch(store, page, name, Vec::with_capacity).await?;
+    decode(store, marker, keys, page, name, &Bytes::from(bytes))
 }

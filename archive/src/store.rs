@@ -4,6 +4,7 @@
 //! here, once: whether the object stands in the store is read back from it, never guessed. Only the
 //! signs of life are overwritten (`signs`): nothing is promised of those.
 
+mod body;
 mod error;
 mod signs;
 #[cfg(test)]
@@ -189,19 +190,36 @@ impl SourceStore {
     /// # Errors
     /// When it is absent, longer than [`OBJECT_BYTES_MAX`], or the store cannot be read.
     pub async fn get(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
-        let bytes = self.get_up_to(name, OBJECT_BYTES_MAX).await?;
+        self.get_into(name, Vec::with_capacity).await.map(Bytes::from)
+    }
+
+    /// An object's bytes, in an empty buffer that `take` gives for so many.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_into(
+        &self,
+        name: &ObjectName,
+        take: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
+        let bytes = self.get_up_to(name, OBJECT_BYTES_MAX, take).await?;
         let bytes = bytes.ok_or_else(|| StoreError::TooLong { object: self.describe(name) })?;
         metrics::counter!("redwind_store_read_bytes_total").increment(bytes.len() as u64);
         Ok(bytes)
     }
 
     /// A whole object, unless it is longer: then none of it is kept.
-    async fn get_up_to(&self, name: &ObjectName, bytes_max: u64) -> Result<Option<Bytes>, StoreError> {
+    async fn get_up_to(
+        &self,
+        name: &ObjectName,
+        bytes_max: u64,
+        take: impl FnOnce(usize) -> Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.path(&name.to_string());
         let get = async {
             let found = self.client.get(&path).await?;
             let fits = found.meta.size <= bytes_max;
-            Ok(if fits { Some(found.bytes().await?) } else { None })
+            Ok(if fits { Some(body::read(found, take).await?) } else { None })
         };
         measured(Operation::Get, get).await.map_err(|source| self.error(Operation::Get, &path, source))
     }
@@ -239,7 +257,7 @@ impl SourceStore {
         name: &ObjectName,
         decode: impl FnOnce(&[u8]) -> Result<D, DocumentError>,
     ) -> Result<D, StoreError> {
-        let bytes = self.get_up_to(name, DOCUMENT_BYTES_MAX).await?;
+        let bytes = self.get_up_to(name, DOCUMENT_BYTES_MAX, Vec::with_capacity).await?;
         decode(bytes.as_deref().unwrap_or_default()).map_err(|source| self.damaged(name, source))
     }
 

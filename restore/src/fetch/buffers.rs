@@ -1,8 +1,8 @@
 //! Memory that is used again.
 //!
 //! A restore decompresses as fast as memory takes it, and the first touch of memory that is fresh from
-//! the system costs nearly as much as the decompressing itself. So buffers come back when the last of
-//! their bytes is dropped.
+//! the system costs nearly as much as the decompressing itself. So buffers, those of objects as they are
+//! stored and those of what they hold, come back when the last of their bytes is dropped.
 //!
 //! Objects are decoded into them one at a time: that is several times faster than any server takes the
 //! result in, so that a second thread would make no restore shorter. It would take the core from the
@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 
 use super::FetchError;
 
-/// Buffers kept for the next objects. In between they count towards nobody's budget.
-const IDLE_MAX: usize = 2;
+/// Buffers kept for the next objects: two as they are stored and two decoded. In between they count towards
+/// nobody's budget.
+const IDLE_MAX: usize = 4;
 
 /// The buffers of one reader.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use redwind_archive::chunk::{self, CHUNK_RAW_BYTES_MAX, ChunkId};
 use redwind_archive::documents::{ChunkEntry, Manifest};
 use redwind_archive::keys::Keyring;
 use redwind_archive::layout::{ManifestName, ObjectName};
-use redwind_archive::store::{Advice, SourceStore};
+use redwind_archive::store::{Advice, SourceStore, StoreError};
 use redwind_stream::{RdbCheck, RdbChecksum};
 
 use super::buffers::Buffers;
@@ -104,11 +104,12 @@ async fn read(
     memory: Memory,
 ) -> Result<Piece, FetchError> {
     let name = ObjectName::Chunk(id.snapshot, id.number);
-    let getting = patiently(|| store.get(&name), |error| error.advice() == Advice::Retry);
-    let object = getting.await.map_err(|error| match error.is_absent() {
+    let may_retry = |error: &StoreError| error.advice() == Advice::Retry;
+    let getting = patiently(|| store.get_into(&name, |bytes| buffers.take(bytes)), may_retry);
+    let object = buffers.lend(getting.await.map_err(|error| match error.is_absent() {
         true => FetchError::MissingChunk { object: store.describe(&name) },
         false => FetchError::Store(error),
-    })?;
+    })?);
     let lender = buffers.clone();
     let decoding = buffers.decode(move || {
         let mut rdb = lender.take(entry.raw.min(CHUNK_RAW_BYTES_MAX) as usize);

@@ -180,8 +180,8 @@ async fn decode(
     let SegmentRef { page, name, .. } = segment;
     let Archive { store, marker, keys } = archive;
     let may_retry = |error: &ReadError| matches!(error, ReadError::Store(error) if error.advice() == Advice::Retry);
-    let fetched = patiently(|| read::fetch(&store, &page, &name), may_retry);
-    let bytes = fetched.await?;
+    let fetched = patiently(|| read::fetch(&store, &page, &name, |bytes| buffers.take(bytes)), may_retry);
+    let bytes = buffers.lend(fetched.await?);
     let lender = buffers.clone();
     let decoding = buffers.decode(move || {
         let object = store.describe(&ObjectName::Segment(page.clone(), name));
