@@ -19,7 +19,7 @@ pub const BATCH_BYTES_MAX: usize = 512 << 10;
 /// Silence after which the log reader ends a segment, which says that nothing was missed, and that we live.
 ///
 /// With it an idle source costs 59 requests in an hour, less than one a minute: 48 segments, five looks at the term
-/// ([`uploader`](super::uploader)), six for watchers ([`heartbeat`](super::heartbeat)).
+/// (`uploader`), six for watchers (`heartbeat`).
 pub const IDLE_SEAL: Duration = Duration::from_secs(75);
 /// Entries that lie between the log reader and the sealer: with full batches, 4 MiB.
 const QUEUE_ENTRIES: usize = 8;
