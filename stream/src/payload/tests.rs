@@ -93,6 +93,8 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
         let body = body.concat();
+        // A server's mark is random, and does not occur in what it ends.
+        prop_assume!(memmem::find(&body, MARK).is_none());
         let mut input = if mark {
             by_mark(&body)
         } else {
