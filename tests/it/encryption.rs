@@ -9,7 +9,7 @@ use redwind_tests::files::below;
 use redwind_tests::mark::Mark;
 use redwind_tests::objects::{Kind, ObjectServer};
 use redwind_tests::redwind::{Agent, Finished, Stage, StoreAddress, restore, run, verify};
-use redwind_tests::server::Cli;
+use redwind_tests::server::{Cli, Server};
 use redwind_tests::servers::{Flavor, skip_without};
 use redwind_tests::story::{Following, QUICK, check, only_source, patient_server};
 use redwind_tests::workload::Workload;
@@ -194,26 +194,35 @@ fn rot_and_forgeries_are_named(flavor: &Flavor) {
 }
 on_each_flavor!(rot_and_forgeries_are_named: redis_7_0);
 
-/// What is written after a change is the new recipient's; what was written before becomes theirs, too,
-/// when its owner says so.
-fn recipients_can_change(flavor: &Flavor) {
+/// An archive whose recipients have changed: the key was set to `before` under the former one and, after an
+/// orderly restart of the agent, to `after` under the new one. The server is sent `meanwhile` in between.
+fn rotated(server: &Server, meanwhile: &[&[&str]]) -> (Owner, Owner, Following) {
     let (former, new) = (Owner::new(), Owner::new());
     let recipients = former.folder.path().join("recipients");
     std::fs::write(&recipients, format!("# who may restore\n{}\n", former.recipient)).unwrap();
-    let server = patient_server(flavor);
     let mut cli = server.cli();
     let arguments = [QUICK, &["--recipients-file", recipients.to_str().unwrap()]].concat();
-    let mut following = Following::start_with(&server, &arguments);
+    let mut following = Following::start_with(server, &arguments);
     cli.command(&["SET", "key", "before"]);
-    following.wait_durable(&server);
+    following.wait_durable(server);
     assert_eq!(following.agent.stop().code(), Some(0));
     std::fs::write(&recipients, format!("{}\n", new.recipient)).unwrap();
+    for command in meanwhile {
+        cli.command(command);
+    }
     following.agent.start_again();
     following.agent.wait_ready();
     cli.command(&["SET", "key", "after"]);
-    following.wait_durable(&server);
+    following.wait_durable(server);
     assert_eq!(following.agent.stop().code(), Some(0));
+    (former, new, following)
+}
 
+/// What is written after a change is the new recipient's; what was written before becomes theirs, too,
+/// when its owner says so.
+fn recipients_can_change(flavor: &Flavor) {
+    let server = patient_server(flavor);
+    let (former, new, mut following) = rotated(&server, &[]);
     let bare = following.store.clone();
     following.store = seen_by(&bare, &[&former, &new]);
     assert_eq!(following.restored("latest").get("key"), "after");
@@ -237,24 +246,8 @@ on_each_flavor!(recipients_can_change: redis_7_0);
 
 /// After a change, what is locked to the new recipient does not keep from them what is theirs.
 fn a_new_identity_restores_the_history_that_began_under_it(flavor: &Flavor) {
-    let (former, new) = (Owner::new(), Owner::new());
-    let recipients = former.folder.path().join("recipients");
-    std::fs::write(&recipients, &former.recipient).unwrap();
     let server = patient_server(flavor);
-    let mut cli = server.cli();
-    let arguments = [QUICK, &["--recipients-file", recipients.to_str().unwrap()]].concat();
-    let mut following = Following::start_with(&server, &arguments);
-    cli.command(&["SET", "key", "before"]);
-    following.wait_durable(&server);
-    assert_eq!(following.agent.stop().code(), Some(0));
-    std::fs::write(&recipients, &new.recipient).unwrap();
-    cli.command(&["DEBUG", "CHANGE-REPL-ID"]);
-    following.agent.start_again();
-    following.agent.wait_ready();
-    cli.command(&["SET", "key", "after"]);
-    following.wait_durable(&server);
-    assert_eq!(following.agent.stop().code(), Some(0));
-
+    let (former, new, mut following) = rotated(&server, &[&["DEBUG", "CHANGE-REPL-ID"]]);
     let bare = following.store.clone();
     let windows = following.list()["windows"].take();
     let until = windows[0]["complete_until"].as_str().expect("the first history has a window");
